@@ -1,0 +1,288 @@
+"""Recipes: every setting of a run, with its meaning and default, in one place.
+
+A recipe is a TOML file. Unknown keys are errors, with the nearest name; `--set section.key=value` overrides one of them.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from counterpoint.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A table of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class RunConfig(Section):
+    """Where the run lives and how long it goes on."""
+
+    name: str = Field("run", description="Name of the run directory.", pattern=r"^[\w.-]+$")
+    directory: str = Field("runs", description="Folder that holds run directories.")
+    seed: int = Field(0, description="Every random choice follows from it.", ge=0)
+    steps: int = Field(250, description="Training steps.", ge=1)
+    checkpoint_every: int = Field(50, description="Steps between checkpoints.", ge=1)
+    keep_checkpoints: int = Field(2, description="Checkpoints kept, the newest ones.", ge=1)
+    sample_every: int = Field(10, description="Steps between entries in samples.jsonl.", ge=1)
+    loggers: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="Where metrics go beside metrics.jsonl.")
+
+
+class TaskConfig(Section):
+    """What is asked, and who grades."""
+
+    name: str = Field("arithmetic", description="A task; `counterpoint tasks` lists them.")
+    path: str | None = Field(None, description="Local file or folder instead of the hub.")
+    train_limit: int | None = Field(None, description="Use only so many training questions.", ge=1)
+    test_limit: int | None = Field(None, description="Use only so many test questions.", ge=1)
+    grader: str | None = Field(None, description="A grader; default: the task's own.")
+    on_grader_error: Literal["stop", "skip"] = Field(
+        "stop", description="A grader that raises ends the run, or its example is skipped and counted."
+    )
+    options: dict[str, Any] = Field({}, description="What the task itself takes.")
+
+
+class LoraConfig(Section):
+    """Low-rank adapters instead of full weights (peft)."""
+
+    rank: int = Field(16, description="Rank of the update.", ge=1)
+    alpha: int = Field(32, description="Scale of the update, divided by the rank.", ge=1)
+    targets: str | list[str] = Field("all-linear", description="Modules that get an adapter.")
+
+
+class ModelConfig(Section):
+    """One model and how it is trained."""
+
+    model: str = Field(description="Directory, hub name, or `builtin:capable` / `builtin:light`.")
+    gguf_file: str | None = Field(None, description="A GGUF file within the directory, dequantised on loading.")
+    train: bool = Field(True, description="False: the model is frozen.")
+    learning_rate: float = Field(1e-6, description="AdamW's.", gt=0)
+    weight_decay: float = Field(0.0, description="AdamW's.", ge=0)
+    max_grad_norm: float = Field(1.0, description="Gradients are clipped to this norm.", gt=0)
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights and the computation.")
+    device: str = Field("auto", description="`auto` takes the GPU if there is one.")
+    lora: LoraConfig | None = Field(None, description="Train adapters, not the weights.")
+    template: str | None = Field(None, description="Prompt with {question}, for models without a chat template.")
+    tokens_per_microbatch: int = Field(16_384, description="Tokens in one forward and backward pass.", ge=1)
+    tokens_per_rollout: int = Field(262_144, description="Tokens of cache that one sampling batch may fill.", ge=1)
+    kl_coefficient: float = Field(0.0, description="Weight of the KL to the starting model.", ge=0)
+
+
+class AlgorithmConfig(Section):
+    """From rewards to a gradient."""
+
+    advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "separate"] = Field(
+        "dr_grpo", description="Baseline and scale; `separate` normalises reward and length on their own."
+    )
+    loss: Literal["importance_sampling", "clipped", "gspo", "cispo"] = Field("clipped", description="The surrogate.")
+    clip_low: float = Field(0.2, description="Lower clip of the ratio.", ge=0)
+    clip_high: float = Field(0.28, description="Upper clip of the ratio.", ge=0)
+    aggregation: Literal["token", "sequence", "constant"] = Field(
+        "token", description="Mean over tokens, over sequences, or a sum over the token budget."
+    )
+    kl_in: Literal["reward", "loss"] = Field("reward", description="Where each model's KL term goes.")
+    kl_kind: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator of the KL.")
+    optimizer_steps: int = Field(1, description="Optimizer steps a training step, the same for both models.", ge=1)
+    max_importance_weight: float | None = Field(
+        None,
+        description="Truncate trainer/sampler weights at this; for a sampler that is not the trainer.",
+        gt=0,
+    )
+
+    @model_validator(mode="after")
+    def _k1_in_the_loss_has_no_gradient(self) -> Self:
+        if self.kl_in == "loss" and self.kl_kind == "k1":
+            raise ValueError("kl_kind 'k1' in the loss has zero expected gradient; use k2 or k3, or kl_in = 'reward'")
+        return self
+
+
+class DuetConfig(Section):
+    """The joint step."""
+
+    questions: int = Field(64, description="Questions a step.", ge=1)
+    signals: int = Field(4, description="Signals that M samples for a question (n).", ge=1)
+    answers: int = Field(4, description="Answers that m samples for a signal (n_m).", ge=1)
+    max_signal_tokens: int = Field(8192, description="M's budget.", ge=1)
+    max_answer_tokens: int = Field(1024, description="m's budget.", ge=1)
+    temperature: float = Field(1.0, description="Of all training samples.", gt=0)
+    length_scale: float = Field(1000.0, description="B: a signal of B tokens costs λ.", gt=0)
+    marginal_utility: bool = Field(True, description="Subtract the unaided reward from M's.")
+    unaided_every: int = Field(
+        10, description="Steps between measurements of the unaided reward where only the log uses it.", ge=1
+    )
+    light_groups: Literal["signal", "question"] = Field(
+        "signal", description="Whose answers share m's baseline: those to one signal, or to one question."
+    )
+
+
+class ControlConfig(Section):
+    """Who sets λ."""
+
+    kind: Literal["constant", "length_target", "accuracy_floor"] = Field("accuracy_floor", description="The controller.")
+    value: float = Field(0.0, description="λ at the start.", ge=0)
+    rate: float = Field(0.01, description="η: how fast λ moves.", gt=0)
+    floor: float = Field(0.99, description="accuracy_floor: the accuracy to keep.", gt=0, le=1.0)
+    floor_of: Literal["capable", "absolute"] = Field(
+        "capable",
+        description="The floor is a share of M alone's accuracy, measured at the start, or absolute.",
+    )
+    tolerance: float = Field(0.02, description="accuracy_floor: a shortfall of this much switches λ off.", gt=0)
+    maximum: float = Field(1.0, description="accuracy_floor: λ's upper bound.", gt=0)
+
+
+class PriceConfig(Section):
+    """Money per million tokens, in any currency."""
+
+    capable_input: float = Field(0.0, ge=0, description="M's prompt tokens.")
+    capable_output: float = Field(0.0, ge=0, description="M's sampled tokens.")
+    light_input: float = Field(0.0, ge=0, description="m's prompt tokens.")
+    light_output: float = Field(0.0, ge=0, description="m's sampled tokens.")
+
+
+class EvaluationConfig(Section):
+    """How every system is measured."""
+
+    questions: int = Field(500, description="Test questions.", ge=1)
+    samples: int = Field(4, description="Samples a question.", ge=1)
+    pass_at: list[int] = Field([1, 4], description="k of pass@k, at most `samples`.")
+    temperature: float = Field(0.6, description="0 is greedy.", ge=0)
+    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus.")
+    top_k: int = Field(20, ge=0, description="0: all.")
+    batch: int = Field(64, ge=1, description="Questions sampled together; latency is per batch.")
+    solo: bool = Field(True, description="Also train M alone with the same length penalty, as the fair baseline.")
+    prices: PriceConfig | None = Field(None, description="Gives a money column.")
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if max(self.pass_at, default=1) > self.samples:
+            raise ValueError(f"pass_at asks for {max(self.pass_at)} samples, and samples is {self.samples}")
+        return self
+
+
+class WarmupConfig(Section):
+    """Supervised training on worked solutions."""
+
+    role: Literal["capable", "light"] = Field("capable", description="Which model of the recipe is warmed up.")
+    rows: int = Field(64, description="Solutions a step.", ge=1)
+    unaided: float = Field(0.1, ge=0, le=1, description="light: share of rows without a signal.")
+    warmup_steps: int = Field(50, ge=0, description="Steps in which the learning rate rises; after that it falls as a cosine.")
+    new_model: dict[str, int] | None = Field(
+        None, description="Start from random weights: hidden_size, layers, heads, context_length."
+    )
+
+
+class Recipe(Section):
+    """One run."""
+
+    run: RunConfig = RunConfig()  # pyright: ignore[reportCallIssue]
+    task: TaskConfig = TaskConfig()  # pyright: ignore[reportCallIssue]
+    capable: ModelConfig
+    light: ModelConfig
+    duet: DuetConfig = DuetConfig()  # pyright: ignore[reportCallIssue]
+    control: ControlConfig = ControlConfig()  # pyright: ignore[reportCallIssue]
+    algorithm: AlgorithmConfig = AlgorithmConfig()  # pyright: ignore[reportCallIssue]
+    evaluation: EvaluationConfig = EvaluationConfig()  # pyright: ignore[reportCallIssue]
+    warmup: WarmupConfig | None = Field(None, description="Only for `counterpoint warmup`.")
+
+    @model_validator(mode="after")
+    def _groups_of_one_have_no_baseline(self) -> Self:
+        if self.algorithm.advantage != "reinforce_pp":
+            if self.capable.train and self.duet.signals < 2:
+                raise ValueError("duet.signals is 1: a group of one has no baseline; use 2 or more, or reinforce_pp")
+            aided = self.duet.answers * (self.duet.signals if self.duet.light_groups == "question" else 1)
+            if self.light.train and aided < 2:
+                raise ValueError(
+                    "duet.answers is 1: m's group of one has no baseline; use 2 or more, light_groups = 'question', "
+                    "or reinforce_pp"
+                )
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe: a path, or the name of one that ships with the package. Raises `ConfigError`."""
+    file = find_recipe(path)
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    for override in overrides:
+        apply_override(values, override)
+    return validate(values, str(file))
+
+
+def shipped_recipes() -> Path:
+    """The folder of recipes that come with the package."""
+    return Path(__file__).parent / "recipes"
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file that a path or a shipped recipe's name stands for."""
+    if Path(path).is_file():
+        return Path(path)
+    shipped = shipped_recipes() / f"{Path(path).stem}.toml"
+    if shipped.is_file() and Path(path).parent == Path():
+        return shipped
+    names = sorted(file.stem for file in shipped_recipes().glob("*.toml"))
+    near = difflib.get_close_matches(Path(path).stem, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"recipes that ship with the package: {', '.join(names)}"
+    raise ConfigError(f"there is no recipe {path}; {hint}")
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set `section.key=value` in place; the value is read as TOML, or as text where it is not TOML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: write it as section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    table = values
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+    table[last] = value
+
+
+def validate(values: dict[str, Any], source: str) -> Recipe:
+    """A recipe from plain values; `source` is named in the error."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{source}:"] + [f"  {describe(problem)}" for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def describe(problem: Any) -> str:
+    """One pydantic error as a line that says where and what to do."""
+    where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        names = list(fields_at(problem["loc"][:-1]))
+        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+        return f"{where}: no such setting; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
+    if problem["type"] == "missing":
+        return f"{where}: must be given"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')} (it is {problem['input']!r})"[:400]
+
+
+def fields_at(location: Sequence[Any]) -> Iterator[str]:
+    """Names that the table at `location` may have."""
+    section: Any = Recipe
+    for part in location:
+        section = section_type(section.model_fields[part].annotation)
+    yield from section.model_fields
+
+
+def section_type(annotation: Any) -> type[Section] | None:
+    """The section class in an annotation such as `LoraConfig | None`; None where there is none."""
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None

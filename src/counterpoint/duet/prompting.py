@@ -1,0 +1,117 @@
+"""Question to M's prompt; question and signal to m's prompt; where the signal ends.
+
+One renderer serves both models. Each uses its own chat template, or a plain one if it has none, and the signal always stands where
+the model's own thinking would: closed, even if M was cut off before it closed it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from counterpoint.errors import ConfigError, DataError
+
+SIGNAL_OPEN = "<think>"
+SIGNAL_CLOSE = "</think>"
+"""M's sampling stops here."""
+PLAIN_TEMPLATE = "Question: {question}\n\nResponse:\n"
+
+
+@dataclass(frozen=True)
+class AnswerPrompt:
+    """A prompt for an answer, and what had to be left out of the signal to make it fit."""
+
+    tokens: tuple[int, ...]
+    signal_tokens_cut: int
+
+
+class Renderer:
+    """Prompts of one model.
+
+    Args:
+        instruction: a sentence on the form of the answer; it follows every question, aided or not.
+        template: for models without a chat template; must contain `{question}`. A model's own chat template comes first.
+        context_length: tokens that prompt and completion may have together.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        context_length: int,
+        instruction: str = "",
+        template: str | None = None,
+    ):
+        if template is not None and "{question}" not in template:
+            raise ConfigError(
+                f"the prompt template {template!r} has no {{question}}: the model would never see what it is asked. "
+                "Put {question} where the question belongs"
+            )
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.instruction = instruction
+        self.template = template
+
+    def signal_prompt(self, question: str, max_tokens: int, question_id: str = "") -> tuple[int, ...]:
+        """M's prompt: the question, then an open signal. Raises `DataError` if it leaves no room for `max_tokens`."""
+        tokens = self._encode(self._opened(question))
+        self._check_room(len(tokens), max_tokens, question_id)
+        return tokens
+
+    def answer_prompt(self, question: str, signal: str, max_tokens: int, question_id: str = "") -> AnswerPrompt:
+        """A prompt for the answer: the question, and `signal` (empty: unaided) as thinking already written.
+
+        Where the prompt and `max_tokens` exceed the context, the signal loses its beginning; the question never loses anything,
+        and a question that does not fit alone raises `DataError`.
+        """
+        opened = self._opened(question)
+        tokens = self._encode(opened + self._closed(signal))
+        excess = len(tokens) + max_tokens - self.context_length
+        if excess <= 0:
+            return AnswerPrompt(tokens, 0)
+        self._check_room(len(self._encode(opened + self._closed(""))), max_tokens, question_id)
+        signal_tokens = self.tokenizer.encode(signal, add_special_tokens=False)
+        cut = min(excess, len(signal_tokens))
+        while True:  # text cut between tokens may encode to a few more tokens than were kept
+            kept = str(self.tokenizer.decode(signal_tokens[cut:], skip_special_tokens=True))
+            tokens = self._encode(opened + self._closed(kept))
+            if len(tokens) + max_tokens <= self.context_length or cut >= len(signal_tokens):
+                return AnswerPrompt(tokens, cut)
+            cut += 1
+
+    def _opened(self, question: str) -> str:
+        """The question, rendered, up to and with the opening of the signal."""
+        content = f"{question}\n\n{self.instruction}" if self.instruction else question
+        if self.tokenizer.chat_template and self.template is None:
+            messages: Any = [{"role": "user", "content": content}]
+            text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        else:
+            # str.replace, not str.format: questions hold braces of their own
+            text = (self.template or PLAIN_TEMPLATE).replace("{question}", content)
+        if content not in text and question.strip() not in text:
+            raise ConfigError(
+                f"the chat template of {self.tokenizer.name_or_path} drops the question; set `template` to one with {{question}}"
+            )
+        # templates of thinking-only models open the signal themselves
+        return text if text.rstrip().endswith(SIGNAL_OPEN) else f"{text}{SIGNAL_OPEN}\n"
+
+    @staticmethod
+    def _closed(signal: str) -> str:
+        return f"{signal.strip(chr(10))}\n{SIGNAL_CLOSE}\n\n"
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        # a chat template writes its own beginning-of-sequence token
+        plain = not self.tokenizer.chat_template or self.template is not None
+        return tuple(self.tokenizer.encode(text, add_special_tokens=plain))
+
+    def _check_room(self, prompt_tokens: int, max_tokens: int, question_id: str) -> None:
+        if prompt_tokens + max_tokens > self.context_length:
+            raise DataError(
+                f"question {question_id or '(no id)'}: its prompt of {prompt_tokens} tokens and {max_tokens} tokens to sample exceed "
+                f"the context of {self.context_length} tokens of {self.tokenizer.name_or_path}. Drop the question, lower the token "
+                "budget, or use a model with a longer context"
+            )
+
+
+def answer_of(response: str) -> str:
+    """What a response says after its last signal; all of it where it has none."""
+    return response.rsplit(SIGNAL_CLOSE, 1)[-1].strip()

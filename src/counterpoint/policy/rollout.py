@@ -1,0 +1,282 @@
+"""Sampling from a transformers causal model: one prefill a prompt, one model call a token, no work for rows that ended.
+
+What is drawn depends on the seed, the prompt's place in the call and the model alone, not on how prompts were batched or padded:
+every row gets its own uniform numbers, and a token is read off the inverse of its cumulative distribution.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+
+from counterpoint.rl.types import Completion, SamplingParams, StopReason
+
+COMPACT_SHARE = 8
+"""Ended rows leave the batch once they are 1/8 of it: copying the cache for each one would cost more than it saves."""
+
+
+class GrowingLayer(DynamicLayer):
+    """A cache layer that writes into spare room and doubles it when it is used up, instead of copying all of it each token."""
+
+    used = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        end = self.used + key_states.shape[-2]
+        if not self.is_initialized or end > self._room_keys.shape[-2]:
+            self._grow(key_states, value_states, room=max(2 * end, 32))
+        self._room_keys[..., self.used : end, :] = key_states
+        self._room_values[..., self.used : end, :] = value_states
+        self.used = end
+        self._show()
+        return self.keys, self.values
+
+    def _grow(self, key_states: Tensor, value_states: Tensor, room: int) -> None:
+        fresh = not self.is_initialized
+        old_keys, old_values = (None, None) if fresh else (self.keys, self.values)
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        # keys and values may differ in width (multi-head latent attention)
+        self._room_keys = key_states.new_empty(*key_states.shape[:-2], room, key_states.shape[-1])
+        self._room_values = value_states.new_empty(*value_states.shape[:-2], room, value_states.shape[-1])
+        if old_keys is not None and old_values is not None:
+            self._room_keys[..., : self.used, :] = old_keys
+            self._room_values[..., : self.used, :] = old_values
+
+    def _show(self) -> None:
+        self.keys = self._room_keys[..., : self.used, :]
+        self.values = self._room_values[..., : self.used, :]
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep (or repeat) rows of the batch, in the order of `rows`."""
+        self._room_keys = self._room_keys.index_select(0, rows)
+        self._room_values = self._room_values.index_select(0, rows)
+        self._show()
+
+
+class StopStrings:
+    """Finds stop strings at the end of token rows; decodes only rows whose newest token could complete one."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], vocabulary: int):
+        self.tokenizer = tokenizer
+        self.stops = tuple(stops)
+        known = min(vocabulary, len(tokenizer))
+        texts: list[str] = list(tokenizer.batch_decode([[token] for token in range(known)]))
+        self.may_end = torch.zeros(vocabulary, dtype=torch.bool)
+        for token, text in enumerate(texts):
+            self.may_end[token] = any(
+                stop in text or any(text.startswith(stop[-size:]) for size in range(1, len(stop))) for stop in self.stops
+            )
+        # a stop string spans at most one token a character, and one more that it may start within
+        self.window = max(len(stop) for stop in self.stops) + 1
+
+    def ended(self, tokens: Tensor, newest: Tensor) -> Tensor:
+        """Which rows of `tokens` [rows, T] now end in (or just passed) a stop string; `newest` [rows] are their last tokens."""
+        ended = torch.zeros(len(newest), dtype=torch.bool)
+        for row in self.may_end[newest.cpu()].nonzero().flatten().tolist():
+            tail = self.tokenizer.decode(tokens[row, -self.window :])
+            ended[row] = any(stop in tail for stop in self.stops)
+        return ended.to(newest.device)
+
+
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
+    """`text` up to the first stop string in it."""
+    ends = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """One token a row from logits [rows, V] and uniforms [rows] in [0, 1).
+
+    Returns token ids [rows] and their log-probabilities [rows] under the tempered, untruncated distribution (greedy: untempered).
+    """
+    logits = logits.float()
+    if params.temperature == 0:
+        token = logits.argmax(-1)
+        return token, logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]
+    logprobs = (logits / params.temperature).log_softmax(-1)
+    cumulative = truncate(logprobs.exp(), params.top_p, params.top_k).cumsum(-1)
+    threshold = uniforms[:, None].clamp(max=1 - 2**-24) * cumulative[:, -1:]
+    # right=True passes over tokens without probability, whose cumulative value equals their neighbour's
+    token = torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return token, logprobs.gather(-1, token[:, None])[:, 0]
+
+
+def truncate(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Zero all but the `top_k` likeliest tokens and, of those, the smallest set that holds `top_p`; [rows, V], not renormalised."""
+    if top_k:
+        least = probabilities.topk(min(top_k, probabilities.shape[-1]), dim=-1).values[:, -1:]
+        probabilities = probabilities.where(probabilities >= least, 0.0)
+    if top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(-1) - ordered
+        ordered = ordered.where(before < top_p * ordered.sum(-1, keepdim=True), 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+    return probabilities
+
+
+class TransformersSampler:
+    """Samples from a transformers model in this process. It never changes the model."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens_per_batch: int):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.tokens_per_batch = tokens_per_batch
+        self.stop_strings: dict[tuple[str, ...], StopStrings] = {}
+        self.end_tokens = torch.tensor(sorted(end_tokens(model, tokenizer)), device=model.device)
+
+    @torch.inference_mode()
+    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int) -> list[list[Completion]]:
+        """`n` completions of each prompt; see `Policy.sample`."""
+        generator = torch.Generator().manual_seed(seed)
+        uniforms = torch.rand(len(prompts), n, params.max_tokens, generator=generator)
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        training, self.model.training = self.model.training, False
+        self.model.eval()
+        try:
+            for batch in self._batches(prompts, n, params.max_tokens):
+                drawn = self._sample_batch([prompts[i] for i in batch], n, params, uniforms[batch])
+                for i, group in zip(batch, drawn, strict=True):
+                    completions[i] = group
+        finally:
+            self.model.train(training)
+        return completions
+
+    def _batches(self, prompts: Sequence[Sequence[int]], n: int, max_tokens: int) -> list[list[int]]:
+        """Prompts of like length together, each batch within the token budget (one prompt at least)."""
+        batches: list[list[int]] = []
+        for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+            longest = len(prompts[batches[-1][0]]) if batches else 0
+            if not batches or (len(batches[-1]) + 1) * n * (longest + max_tokens) > self.tokens_per_batch:
+                batches.append([])
+            batches[-1].append(i)
+        return batches
+
+    def _sample_batch(
+        self, prompts: list[Sequence[int]], n: int, params: SamplingParams, uniforms: Tensor
+    ) -> list[list[Completion]]:
+        device = self.model.device
+        uniforms = uniforms.flatten(0, 1).to(device)
+        total = len(prompts) * n
+        tokens = torch.zeros(total, params.max_tokens, dtype=torch.long, device=device)
+        logprobs = torch.zeros(total, params.max_tokens, device=device)
+        lengths = torch.full((total,), params.max_tokens, device=device)
+        stopped = torch.zeros(total, dtype=torch.bool, device=device)
+        ended_at_end = torch.zeros(total, dtype=torch.bool, device=device)
+
+        logits, cache, mask, position = self._prefill(prompts)
+        spread = torch.arange(len(prompts), device=device).repeat_interleave(n)
+        logits, mask, position = logits[spread], mask[spread], position[spread]
+        for layer in cache.layers:
+            layer.select_rows(spread)  # pyright: ignore[reportAttributeAccessIssue]
+        padded = not bool(mask.all())
+        rows = torch.arange(total, device=device)  # the rows still being computed
+        running = torch.ones(total, dtype=torch.bool, device=device)  # of those, the ones that have not ended
+
+        for t in range(params.max_tokens):
+            token, logprob = draw(logits, uniforms[rows, t], params)
+            tokens[rows, t], logprobs[rows, t] = token, logprob
+            at_end = running & torch.isin(token, self.end_tokens)
+            at_stop = running & ~at_end & self._at_stop(tokens[rows, : t + 1], token, params.stop)
+            ended = at_end | at_stop
+            lengths[rows[ended]] = t + 1
+            ended_at_end[rows[at_end]] = True
+            stopped[rows[at_stop]] = True
+            running = running & ~ended
+            left = int(running.sum())
+            if left == 0 or t + 1 == params.max_tokens:
+                break
+            if (len(rows) - left) * COMPACT_SHARE >= len(rows):
+                keep = running.nonzero().flatten()
+                rows, running, token = rows[keep], running[keep], token[keep]
+                mask, position = mask[keep], position[keep]
+                for layer in cache.layers:
+                    layer.select_rows(keep)  # pyright: ignore[reportAttributeAccessIssue]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            position = position + 1
+            logits = self.model(
+                input_ids=token[:, None],
+                attention_mask=mask if padded else None,
+                position_ids=position[:, None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+
+        return self._completions(prompts, n, params, tokens, logprobs, lengths, stopped, ended_at_end)
+
+    def _prefill(self, prompts: list[Sequence[int]]) -> tuple[Tensor, Cache, Tensor, Tensor]:
+        """The prompts, left-padded, through the model once: next-token logits [P, V], cache, mask [P, L], last position [P]."""
+        device = self.model.device
+        longest = max(len(prompt) for prompt in prompts)
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        # every layer keeps all keys; a sliding window is then a matter of the mask alone
+        cache = Cache(layers=[GrowingLayer() for _ in range(self.model.config.get_text_config().num_hidden_layers)])
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits, cache, mask, positions[:, -1]
+
+    def _at_stop(self, tokens: Tensor, newest: Tensor, stops: tuple[str, ...]) -> Tensor:
+        if not stops:
+            return torch.zeros_like(newest, dtype=torch.bool)
+        if stops not in self.stop_strings:
+            vocabulary = max(self.model.get_output_embeddings().weight.shape[0], len(self.tokenizer))  # pyright: ignore
+            self.stop_strings[stops] = StopStrings(self.tokenizer, stops, vocabulary)
+        return self.stop_strings[stops].ended(tokens, newest)
+
+    def _completions(
+        self,
+        prompts: list[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        tokens: Tensor,
+        logprobs: Tensor,
+        lengths: Tensor,
+        stopped: Tensor,
+        ended_at_end: Tensor,
+    ) -> list[list[Completion]]:
+        token_rows, logprob_rows, counts = tokens.tolist(), logprobs.tolist(), lengths.tolist()
+        token_rows = [row[:count] for row, count in zip(token_rows, counts, strict=True)]
+        texts: list[str] = list(self.tokenizer.batch_decode(token_rows, skip_special_tokens=True))
+        groups: list[list[Completion]] = []
+        for p, prompt in enumerate(prompts):
+            group: list[Completion] = []
+            for row in range(p * n, p * n + n):
+                stop: StopReason = "stop" if stopped[row] else "end" if ended_at_end[row] else "length"
+                text = cut_at_stop(texts[row], params.stop) if stop == "stop" else texts[row]
+                group.append(
+                    Completion(
+                        prompt=tuple(prompt),
+                        tokens=tuple(token_rows[row]),
+                        logprobs=tuple(logprob_rows[row][: counts[row]]),
+                        text=text,
+                        stop=stop,
+                    )
+                )
+            groups.append(group)
+        return groups
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token id that ends a sequence, by the generation config and by the tokenizer."""
+    ids: set[int] = set()
+    for source in (model.generation_config, tokenizer):
+        found = getattr(source, "eos_token_id", None)
+        ids |= set(found) if isinstance(found, list | tuple) else {found} if found is not None else set()
+    return {int(token) for token in ids}

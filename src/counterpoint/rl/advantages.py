@@ -1,0 +1,122 @@
+"""Advantages: how much better each sample of a group was than its baseline. Pure functions of rewards.
+
+Axis suffixes: `_Q` questions, `_G` samples of a question's group. Rewards are [Q, G] and so are the
+advantages; every token of a sample gets the sample's advantage. All of them raise `ValueError` unless rewards
+are a finite floating-point tensor [Q, G] that is not empty, and those whose baseline is the group's raise it
+for a group of one, which would teach nothing without saying so.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+AdvantageName = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"]
+
+NO_SPREAD = 1e-8
+"""Rewards of a group that differ by no more than this are a tie: what is left is rounding, and dividing by
+its standard deviation would blow it up into a signal."""
+
+
+def grpo(rewards_Q_G: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """A = (r − mean r) / (std r + ε), mean and std over the group. arXiv 2402.03300.
+
+    The standard deviation is the unbiased one (G − 1), as in TRL and verl; TRL's ε is 1e-4, verl's 1e-6. A
+    group that ties gets zeros.
+    """
+    _check_groups(rewards_Q_G)
+    return _normalised(rewards_Q_G, epsilon)
+
+
+def dr_grpo(rewards_Q_G: Tensor) -> Tensor:
+    """A = r − mean r over the group; undivided, so a small difference stays small. arXiv 2503.20783."""
+    _check_groups(rewards_Q_G)
+    return rewards_Q_G - rewards_Q_G.mean(dim=1, keepdim=True)
+
+
+def rloo(rewards_Q_G: Tensor) -> Tensor:
+    """Leave-one-out baseline, A_i = r_i − mean_{j≠i} r_j = G / (G − 1) · dr_grpo. arXiv 2402.14740."""
+    _check_groups(rewards_Q_G)
+    others = rewards_Q_G.shape[1] - 1
+    mean_of_others = (rewards_Q_G.sum(dim=1, keepdim=True) - rewards_Q_G) / others
+    return rewards_Q_G - mean_of_others
+
+
+def reinforce_pp(rewards_Q_G: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """REINFORCE++, A = (r − mean r) / (std r + ε), mean and std over the whole batch. arXiv 2501.03262.
+
+    The only one here whose baseline is not the question's, so the only one in which DUET's unaided reward r_m
+    changes the gradient. Std is unbiased, as in `grpo`. Groups of one are fine; a batch of one sample raises
+    `ValueError`.
+    """
+    _check(rewards_Q_G)
+    if rewards_Q_G.numel() < 2:
+        raise ValueError("reinforce_pp normalises over the batch and got one sample; give it at least two")
+    return _normalised(rewards_Q_G.reshape(1, -1), epsilon).reshape(rewards_Q_G.shape)
+
+
+def separately_normalised(rewards_Q_G: Tensor, penalties_Q_G: Tensor, multiplier: float, epsilon: float = 1e-6) -> Tensor:
+    """A = grpo(r) − λ · grpo(penalty): λ is the penalty's strength relative to the reward, whatever ties.
+
+    Normalising r − λ · penalty as one number loses λ: where all rewards of a group tie, the penalty alone is
+    scaled to unit size, be λ 0.001 or 1. A term without spread in a group contributes zero there.
+    """
+    _check_groups(rewards_Q_G)
+    _check_groups(penalties_Q_G, "penalties")
+    if rewards_Q_G.shape != penalties_Q_G.shape:
+        raise ValueError(
+            f"rewards and penalties must have one shape [Q, G], got {list(rewards_Q_G.shape)} and {list(penalties_Q_G.shape)}"
+        )
+    return _normalised(rewards_Q_G, epsilon) - multiplier * _normalised(penalties_Q_G, epsilon)
+
+
+def has_spread(values_Q_G: Tensor, tolerance: float = NO_SPREAD) -> Tensor:
+    """bool [Q]: groups whose values differ by more than `tolerance`; only they carry a gradient signal."""
+    _check(values_Q_G, "values")
+    return (values_Q_G.amax(dim=1) - values_Q_G.amin(dim=1)) > tolerance
+
+
+ADVANTAGES: Mapping[AdvantageName, Callable[[Tensor], Tensor]] = {
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "rloo": rloo,
+    "reinforce_pp": reinforce_pp,
+}
+"""What a recipe's `advantage` names."""
+
+
+def advantages(name: AdvantageName, rewards_Q_G: Tensor) -> Tensor:
+    """The advantage a recipe names, [Q, G]. Raises `ValueError` for an unknown name."""
+    if name not in ADVANTAGES:
+        raise ValueError(f"unknown advantage {name!r}; choose one of {', '.join(ADVANTAGES)}")
+    return ADVANTAGES[name](rewards_Q_G)
+
+
+def _normalised(values_Q_G: Tensor, epsilon: float) -> Tensor:
+    """Rows at zero mean and unit standard deviation; zeros for a row without spread."""
+    centred = values_Q_G - values_Q_G.mean(dim=1, keepdim=True)
+    scaled = centred / (values_Q_G.std(dim=1, keepdim=True) + epsilon)
+    return torch.where(has_spread(values_Q_G).unsqueeze(1), scaled, torch.zeros_like(scaled))
+
+
+def _check(values_Q_G: Tensor, what: str = "rewards") -> None:
+    if values_Q_G.dim() != 2 or values_Q_G.numel() == 0:
+        raise ValueError(f"{what} must be a non-empty tensor [Q, G], got shape {list(values_Q_G.shape)}")
+    if not values_Q_G.is_floating_point():
+        raise ValueError(f"{what} must be floating point, got {values_Q_G.dtype}")
+    bad = (~torch.isfinite(values_Q_G)).nonzero()
+    if len(bad):
+        question, sample = bad[0].tolist()
+        raise ValueError(
+            f"{len(bad)} of {values_Q_G.numel()} {what} are not finite, the first at question {question}, "
+            f"sample {sample}: {values_Q_G[question, sample].item()}"
+        )
+
+
+def _check_groups(values_Q_G: Tensor, what: str = "rewards") -> None:
+    _check(values_Q_G, what)
+    if values_Q_G.shape[1] < 2:
+        raise ValueError(
+            f"{what} have one sample a group, which leaves nothing to compare it with: sample at least two, or use reinforce_pp"
+        )

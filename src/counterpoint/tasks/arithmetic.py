@@ -1,0 +1,67 @@
+"""The built-in task: sums of two-digit numbers, with worked solutions of mixed verbosity.
+
+A question is `47+38+65`; its solution adds one number at a time. A line of the solution says a step at length, plainly, or as the
+bare running total, so a model warmed up on it can say the same in many lengths, and training can choose.
+"""
+
+import random
+from typing import Literal
+
+from counterpoint.rl.types import Question
+
+INSTRUCTION = ""
+"""The models of the built-in pair know the format; they need no words for it."""
+
+OPENINGS = ("", "", "let us add one number at a time.\n", "start with {first}.\n")
+CLOSINGS = ("", "", "so the total is {total}.\n")
+
+
+def questions(split: Literal["train", "test"], seed: int, count: int, min_terms: int = 3, max_terms: int = 5) -> list[Question]:
+    """`count` different questions; the same split, seed and options give the same ones, and no test question is in train.
+
+    A question belongs to a split by its own digits, so no seed can move it to the other.
+    """
+    generator = random.Random(f"{split} {seed}")
+    seen: dict[str, Question] = {}
+    while len(seen) < count:
+        terms = [generator.randint(10, 99) for _ in range(generator.randint(min_terms, max_terms))]
+        text = "+".join(map(str, terms))
+        if (split_of(terms) == split) and text not in seen:
+            seen[text] = Question(
+                id=f"arithmetic/{split}/{text}",
+                text=text,
+                answer=str(sum(terms)),
+                trace=worked_solution(terms, generator),
+            )
+    return list(seen.values())
+
+
+def split_of(terms: list[int]) -> Literal["train", "test"]:
+    """One question in eight is for testing."""
+    return "test" if random.Random("+".join(map(str, terms))).random() < 1 / 8 else "train"
+
+
+def worked_solution(terms: list[int], generator: random.Random) -> str:
+    """A solution that adds the terms from left to right, each step in a style of its own; now and then it leaves out the last."""
+    total = sum(terms)
+    wordiness = generator.random()
+    lines = [generator.choice(OPENINGS).format(first=terms[0]) if generator.random() < wordiness else ""]
+    running = terms[0]
+    for term in terms[1:]:
+        lines.append(worked_step(running, term, generator, wordiness))
+        running += term
+    if generator.random() < 0.1:
+        lines.pop()
+    elif generator.random() < wordiness:
+        lines.append(generator.choice(CLOSINGS).format(total=total))
+    return "".join(lines)
+
+
+def worked_step(running: int, term: int, generator: random.Random, wordiness: float) -> str:
+    """One addition as a line: at length, plainly, or the result alone; `wordiness` in [0, 1] makes longer ones likelier."""
+    result = running + term
+    if generator.random() >= wordiness:
+        return f"{result}\n" if generator.random() < 0.5 else f"{running}+{term}={result}\n"
+    ones, tens = running % 10 + term % 10, running // 10 + term // 10
+    carried = f", carry 1: tens {running // 10}+{term // 10}+1" if ones > 9 else f", tens {running // 10}+{term // 10}"
+    return f"{running}+{term}: ones {running % 10}+{term % 10}={ones}{carried}={tens + (ones > 9)}, so {result}\n"

@@ -1,0 +1,134 @@
+"""Advantages against values worked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from counterpoint.rl.advantages import (
+    ADVANTAGES,
+    advantages,
+    dr_grpo,
+    grpo,
+    has_spread,
+    reinforce_pp,
+    rloo,
+    separately_normalised,
+)
+
+# Group one: mean 2, deviations -2, -1, 0, 3, sum of squares 14, unbiased variance 14/3. Group two ties.
+REWARDS = torch.tensor([[0.0, 1.0, 2.0, 5.0], [3.0, 3.0, 3.0, 3.0]], dtype=torch.float64)
+DEVIATIONS = torch.tensor([-2.0, -1.0, 0.0, 3.0], dtype=torch.float64)
+ZEROS = torch.zeros(4, dtype=torch.float64)
+
+
+def test_grpo_divides_deviations_by_the_unbiased_standard_deviation():
+    expected = DEVIATIONS / (math.sqrt(14 / 3) + 1e-6)
+    torch.testing.assert_close(grpo(REWARDS), torch.stack([expected, ZEROS]))
+
+
+def test_grpo_epsilon_is_added_to_the_standard_deviation():
+    torch.testing.assert_close(grpo(REWARDS, epsilon=1.0)[0], DEVIATIONS / (math.sqrt(14 / 3) + 1.0))
+
+
+def test_grpo_gives_exact_zeros_to_a_tie_whose_mean_rounds():
+    # In float32 the mean of ten times 0.1 is not 0.1, and the rest over a tiny deviation would be a signal.
+    assert grpo(torch.full((1, 10), 0.1)).abs().max() == 0
+
+
+def test_dr_grpo_subtracts_the_group_mean_and_keeps_the_scale():
+    torch.testing.assert_close(dr_grpo(REWARDS), torch.stack([DEVIATIONS, ZEROS]))
+
+
+def test_rloo_compares_each_sample_with_the_mean_of_the_others():
+    # Means of the others: 8/3, 7/3, 6/3, 3/3.
+    expected = torch.tensor([-8 / 3, 1 - 7 / 3, 0.0, 4.0], dtype=torch.float64)
+    torch.testing.assert_close(rloo(REWARDS), torch.stack([expected, ZEROS]))
+    torch.testing.assert_close(rloo(REWARDS), dr_grpo(REWARDS) * 4 / 3)
+
+
+def test_reinforce_pp_normalises_over_the_whole_batch():
+    # Mean (8 + 12) / 8 = 2.5; squares 6.25 + 2.25 + 0.25 + 6.25 + 4 * 0.25 = 16; unbiased variance 16 / 7.
+    torch.testing.assert_close(reinforce_pp(REWARDS), (REWARDS - 2.5) / (math.sqrt(16 / 7) + 1e-6))
+
+
+def test_only_reinforce_pp_sees_a_constant_added_to_one_question():
+    shifted = REWARDS + torch.tensor([[0.0], [7.0]], dtype=torch.float64)
+    for name in ("grpo", "dr_grpo", "rloo"):
+        torch.testing.assert_close(advantages(name, shifted), advantages(name, REWARDS))
+    assert not torch.allclose(reinforce_pp(shifted), reinforce_pp(REWARDS))
+
+
+def test_separate_normalisation_keeps_the_strength_of_the_penalty_when_rewards_tie():
+    # Penalties 0, 2: deviations -1, 1, unbiased standard deviation sqrt(2).
+    rewards, penalties = torch.ones(1, 2), torch.tensor([[0.0, 2.0]])
+    unit = 1 / math.sqrt(2)
+    torch.testing.assert_close(
+        separately_normalised(rewards, penalties, 0.1), torch.tensor([[0.1 * unit, -0.1 * unit]])
+    )
+    # Normalised as one number, the multiplier would be lost.
+    torch.testing.assert_close(
+        grpo(rewards - 0.1 * penalties), torch.tensor([[unit, -unit]]), atol=1e-4, rtol=0
+    )
+
+
+def test_separate_normalisation_is_grpo_when_penalties_tie_or_the_multiplier_is_zero():
+    tied, penalties = torch.full_like(REWARDS, 4.0), REWARDS.flip(1)
+    torch.testing.assert_close(separately_normalised(REWARDS, tied, 0.5), grpo(REWARDS))
+    torch.testing.assert_close(separately_normalised(REWARDS, penalties, 0.0), grpo(REWARDS))
+
+
+def test_separate_normalisation_refuses_shapes_that_differ():
+    with pytest.raises(ValueError, match="one shape"):
+        separately_normalised(torch.zeros(2, 3), torch.zeros(2, 2), 1.0)
+
+
+def test_has_spread_marks_the_groups_that_carry_a_signal():
+    assert has_spread(REWARDS).tolist() == [True, False]
+    assert has_spread(REWARDS, tolerance=5.0).tolist() == [False, False]
+    assert has_spread(torch.zeros(2, 1)).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_named_advantages_keep_shape_and_dtype(name, dtype):
+    result = advantages(name, REWARDS.to(dtype))
+    assert result.shape == REWARDS.shape
+    assert result.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        (torch.zeros(4), r"\[Q, G\], got shape \[4\]"),
+        (torch.zeros(2, 0), "non-empty"),
+        (torch.zeros(2, 2, dtype=torch.long), "floating point"),
+        (torch.tensor([[0.0, 1.0], [float("nan"), 1.0]]), "question 1, sample 0: nan"),
+        (torch.tensor([[0.0, float("inf")]]), "question 0, sample 1: inf"),
+    ],
+)
+def test_wrong_rewards_are_refused_with_the_place(name, rewards, message):
+    with pytest.raises(ValueError, match=message):
+        advantages(name, rewards)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo"])
+def test_a_group_of_one_is_refused_where_the_group_is_the_baseline(name):
+    with pytest.raises(ValueError, match="at least two"):
+        advantages(name, torch.zeros(3, 1))
+
+
+def test_reinforce_pp_takes_groups_of_one_but_not_a_batch_of_one():
+    # 0 and 2: mean 1, unbiased standard deviation sqrt(2).
+    torch.testing.assert_close(
+        reinforce_pp(torch.tensor([[0.0], [2.0]]), epsilon=0.0),
+        torch.tensor([[-1.0], [1.0]]) / math.sqrt(2),
+    )
+    with pytest.raises(ValueError, match="one sample"):
+        reinforce_pp(torch.zeros(1, 1))
+
+
+def test_an_unknown_name_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="grpo, dr_grpo, rloo, reinforce_pp"):
+        advantages("ppo", REWARDS)  # type: ignore[arg-type]
