@@ -41,6 +41,7 @@ class TaskConfig(Section):
     train_limit: int | None = Field(None, description="Use only so many training questions.", ge=1)
     test_limit: int | None = Field(None, description="Use only so many test questions.", ge=1)
     grader: str | None = Field(None, description="A grader; default: the task's own.")
+    grader_options: dict[str, Any] = Field({}, description="What the grader itself takes (a judge's url, a reward model's name).")
     on_grader_error: Literal["stop", "skip"] = Field(
         "stop", description="A grader that raises ends the run, or its example is skipped and counted."
     )
@@ -85,6 +86,7 @@ class AlgorithmConfig(Section):
     aggregation: Literal["token", "sequence", "constant"] = Field(
         "token", description="Mean over tokens, over sequences, or a sum over the token budget."
     )
+    constant_length: int | None = Field(None, description="What `constant` divides by; default: the step's longest.", ge=1)
     kl_in: Literal["reward", "loss"] = Field("reward", description="Where each model's KL term goes.")
     kl_kind: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator of the KL.")
     optimizer_steps: int = Field(1, description="Optimizer steps a training step, the same for both models.", ge=1)

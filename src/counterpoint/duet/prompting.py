@@ -1,7 +1,7 @@
 """Question to M's prompt; question and signal to m's prompt; where the signal ends.
 
-One renderer serves both models. Each uses its own chat template, or a plain one if it has none, and the signal always stands where
-the model's own thinking would: closed, even if M was cut off before it closed it.
+One renderer serves both models. Each uses its own chat template, or a plain one if it has none, and the signal always stands
+where the model's own thinking would: closed, even if M was cut off before it closed it.
 """
 
 from dataclasses import dataclass
@@ -50,6 +50,16 @@ class Renderer:
         self.context_length = context_length
         self.instruction = instruction
         self.template = template
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends a response."""
+        token = self.tokenizer.eos_token_id
+        if not isinstance(token, int):
+            raise ConfigError(
+                f"the tokenizer of {self.tokenizer.name_or_path} names no end-of-sequence token; set eos_token in it"
+            )
+        return token
 
     def signal_prompt(self, question: str, max_tokens: int, question_id: str = "") -> tuple[int, ...]:
         """M's prompt: the question, then an open signal. Raises `DataError` if it leaves no room for `max_tokens`."""
@@ -106,9 +116,9 @@ class Renderer:
     def _check_room(self, prompt_tokens: int, max_tokens: int, question_id: str) -> None:
         if prompt_tokens + max_tokens > self.context_length:
             raise DataError(
-                f"question {question_id or '(no id)'}: its prompt of {prompt_tokens} tokens and {max_tokens} tokens to sample exceed "
-                f"the context of {self.context_length} tokens of {self.tokenizer.name_or_path}. Drop the question, lower the token "
-                "budget, or use a model with a longer context"
+                f"question {question_id or '(no id)'}: its prompt of {prompt_tokens} tokens and {max_tokens} to sample exceed "
+                f"the context of {self.context_length} tokens of {self.tokenizer.name_or_path}. Drop the question, lower the "
+                "token budget, or use a model with a longer context"
             )
 
 

@@ -107,7 +107,7 @@ def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tens
 
 
 def truncate(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Zero all but the `top_k` likeliest tokens and, of those, the smallest set that holds `top_p`; [rows, V], not renormalised."""
+    """Zero all but the `top_k` likeliest tokens and, of those, the smallest set that holds `top_p`; [rows, V], sums below 1."""
     if top_k:
         least = probabilities.topk(min(top_k, probabilities.shape[-1]), dim=-1).values[:, -1:]
         probabilities = probabilities.where(probabilities >= least, 0.0)

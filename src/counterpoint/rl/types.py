@@ -56,8 +56,8 @@ class Datum:
     logprobs: tuple[float, ...] | None = None
     """Log-probabilities under the engine that sampled, length T; needed only where that is not the trainer."""
     old_logprobs: tuple[float, ...] | None = None
-    """Log-probabilities under the policy before this step's first update, length T. None: the present policy's own, which is right
-    for a single update on fresh samples."""
+    """Log-probabilities under the policy before this step's first update, length T. None: the present policy's own, which is
+    right for a single update on fresh samples."""
     reference_logprobs: tuple[float, ...] | None = None
     """Log-probabilities under the reference policy, length T; needed only for KL in the loss."""
 

@@ -1,0 +1,205 @@
+"""DUET: a capable model M and a light model m learn together, so that M writes only the reasoning that m needs.
+
+arXiv 2605.01111. `duet_step` is one step in the paper's order: sample, score, shape, advantage, update, multiplier.
+Axis suffixes: `_Q` questions, `_G` signals of a question, `_A` answers to a signal.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from counterpoint.config import Recipe
+from counterpoint.duet import reward
+from counterpoint.duet.infer import write_answers, write_signals
+from counterpoint.duet.scoring import score
+from counterpoint.duet.state import State, after, check_progress, start_state
+from counterpoint.errors import ConfigError, TrainingError
+from counterpoint.rl.data import question_batch, seed_for
+from counterpoint.rl.learn import Learner, learn
+from counterpoint.rl.types import Completion, Question, SamplingParams
+from counterpoint.run import Run
+from counterpoint.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step showed."""
+
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+
+class StepFunction(Protocol):
+    """One training step: `duet_step`, or `alone_step` for the baseline."""
+
+    def __call__(
+        self, step: int, questions: Sequence[Question], capable: Learner, light: Learner, task: Task, recipe: Recipe, state: State
+    ) -> "tuple[Step, State]": ...
+
+
+class Observer(Protocol):
+    """Told of every step as it ends."""
+
+    def __call__(self, step: int, metrics: dict[str, float], samples: list[dict[str, Any]]) -> None: ...
+
+
+def train(
+    run: Run,
+    capable: Learner,
+    light: Learner,
+    task: Task,
+    observe: Observer,
+    warn: Callable[[str], None],
+    step_function: "StepFunction | None" = None,
+) -> State:
+    """Train the pair from where the run directory stands to its last step. Returns the final state."""
+    recipe = run.recipe
+    learners = {"capable": capable, "light": light}
+    trained = {role: learner.speaker.policy for role, learner in learners.items() if learner.config.train}
+    if not trained:
+        raise ConfigError("capable.train and light.train are both false: there is nothing to train")
+    questions = task.training_questions()
+    restored = run.restore(trained)
+    if restored:
+        start, state = restored[0], State.from_dict(restored[1])
+    else:
+        start, state = 0, start_state(recipe, capable.speaker, questions, task)
+    for step in range(start, recipe.run.steps):
+        began = time.perf_counter()
+        batch = question_batch(questions, step, recipe.duet.questions, recipe.run.seed)
+        result, state = (step_function or duet_step)(step, batch, capable, light, task, recipe, state)
+        metrics = {**result.metrics, "seconds": time.perf_counter() - began}
+        run.log(step + 1, metrics)
+        if step % recipe.run.sample_every == 0:
+            run.sample(step + 1, result.samples)
+        observe(step + 1, metrics, result.samples)
+        check_progress(state, warn)
+        if (step + 1) % recipe.run.checkpoint_every == 0 or step + 1 == recipe.run.steps:
+            run.checkpoint(step + 1, trained, state.to_dict())
+    return state
+
+
+def duet_step(
+    step: int, questions: Sequence[Question], capable: Learner, light: Learner, task: Task, recipe: Recipe, state: State
+) -> tuple[Step, State]:
+    """One joint step."""
+    duet, algorithm, multiplier = recipe.duet, recipe.algorithm, state.controller.value
+    torch.manual_seed(seed_for(recipe.run.seed, "update", step))
+    signal_params = SamplingParams(duet.max_signal_tokens, duet.temperature)
+    answer_params = SamplingParams(duet.max_answer_tokens, duet.temperature)
+
+    # 1. Sample: M writes n signals a question; m answers each n_m times, and unaided where that is used.
+    signals_Q_G = write_signals(
+        capable.speaker, questions, duet.signals, signal_params, seed_for(recipe.run.seed, "signals", step)
+    )
+    texts_Q_G = [[signal.text for signal in group] for group in signals_Q_G]
+    aided = write_answers(
+        light.speaker, questions, texts_Q_G, duet.answers, answer_params, seed_for(recipe.run.seed, "aided", step)
+    )
+    in_baseline = duet.marginal_utility and algorithm.advantage == "reinforce_pp"
+    unaided = None
+    if in_baseline or step % duet.unaided_every == 0:
+        unaided = write_answers(
+            light.speaker, questions, [[""]] * len(questions), duet.answers, answer_params,
+            seed_for(recipe.run.seed, "unaided", step),
+        )  # fmt: skip
+
+    # 2. Score. A question with an answer that could not be graded (and was to be skipped) leaves the step.
+    rewards_Q_G_A, skipped = score(task, questions, aided.completions, recipe.task.on_grader_error)
+    unaided_Q = None
+    if unaided is not None:
+        unaided_Q_1_A, unaided_skipped = score(task, questions, unaided.completions, recipe.task.on_grader_error)
+        unaided_Q, skipped = unaided_Q_1_A.mean(dim=(1, 2)), skipped + unaided_skipped
+    kept = ~rewards_Q_G_A.isnan().any(dim=(1, 2))
+    if in_baseline and unaided_Q is not None:
+        kept &= ~unaided_Q.isnan()
+    if not kept.any():
+        raise TrainingError(
+            f"step {step + 1}: no question of the step could be graded ({skipped} gradings skipped); check the grader"
+        )
+    kept_rows = kept.nonzero().flatten().tolist()
+    signals_Q_G = [signals_Q_G[q] for q in kept_rows]
+    answers_Q_G_A = [aided.completions[q] for q in kept_rows]
+    rewards_Q_G_A = rewards_Q_G_A[kept]
+
+    # 3. Shape: R_i = r_Mm(i) − r_m − λ · L_i / B, and the KL to where M started.
+    aided_Q_G = reward.aided_reward(rewards_Q_G_A)
+    lengths_Q_G = torch.tensor([[len(signal.tokens) for signal in group] for group in signals_Q_G]).float()
+    shaped_Q_G = reward.signal_reward(
+        aided_Q_G, lengths_Q_G, multiplier, duet.length_scale, unaided_Q[kept] if in_baseline and unaided_Q is not None else None
+    )
+
+    # 4. and 5. Advantages and updates: M learns from the shaped rewards of its signals, m from those of its aided answers.
+    metrics: dict[str, float] = {}
+    if capable.config.train:
+        penalties_Q_G = lengths_Q_G / duet.length_scale
+        learned = learn(capable, signals_Q_G, shaped_Q_G, algorithm, duet.temperature, (aided_Q_G, penalties_Q_G, multiplier))
+        metrics |= {f"capable_{name}": value for name, value in learned.items()}
+    if light.config.train:
+        groups, rewards = light_groups(answers_Q_G_A, rewards_Q_G_A, duet.light_groups)
+        learned = learn(light, groups, rewards, algorithm, duet.temperature)
+        metrics |= {f"light_{name}": value for name, value in learned.items()}
+
+    # 6. The multiplier answers to what the step showed.
+    aided_accuracy, mean_length = float(aided_Q_G.mean()), float(lengths_Q_G.mean())
+    controller = state.controller.observe(aided_accuracy, mean_length / duet.length_scale)
+
+    metrics |= {
+        "aided_accuracy": aided_accuracy,
+        "capable_reward": float(shaped_Q_G.mean()),
+        "signal_tokens": mean_length,
+        "answer_tokens": mean(len(c.tokens) for group in answers_Q_G_A for answers in group for c in answers),
+        "signals_unclosed": mean(s.stop == "length" for group in signals_Q_G for s in group),
+        "signals_cut": aided.signals_cut,
+        "multiplier": multiplier,
+        "gradings_skipped": skipped,
+    }
+    if unaided_Q is not None and not unaided_Q.isnan().all():
+        metrics["unaided_accuracy"] = float(unaided_Q.nanmean())
+    if state.floor is not None:
+        metrics["floor"] = state.floor
+    state = after(state, controller, metrics)
+    return Step(metrics, sample_rows([questions[q] for q in kept_rows], signals_Q_G, answers_Q_G_A, rewards_Q_G_A)), state
+
+
+def light_groups(
+    answers_Q_G_A: Sequence[Sequence[Sequence[Completion]]], rewards_Q_G_A: Tensor, by: str
+) -> tuple[list[list[Completion]], Tensor]:
+    """m's groups and their rewards [N, group]. Its state is (question, signal), so by rights the group is the signal."""
+    if by == "signal":
+        return [list(answers) for group in answers_Q_G_A for answers in group], rewards_Q_G_A.flatten(0, 1)
+    return [[c for answers in group for c in answers] for group in answers_Q_G_A], rewards_Q_G_A.flatten(1, 2)
+
+
+def sample_rows(
+    questions: Sequence[Question],
+    signals_Q_G: Sequence[Sequence[Completion]],
+    answers_Q_G_A: Sequence[Sequence[Sequence[Completion]]],
+    rewards_Q_G_A: Tensor,
+    count: int = 4,
+) -> list[dict[str, Any]]:
+    """The first signal of the first few questions with the answers to it, for samples.jsonl."""
+    return [
+        {
+            "question": question.id,
+            "text": question.text,
+            "reference": question.answer,
+            "signal": signals[0].text,
+            "signal_tokens": len(signals[0].tokens),
+            "answers": [completion.text for completion in answers[0]],
+            "rewards": rewards[0].tolist(),
+        }
+        for question, signals, answers, rewards in list(zip(questions, signals_Q_G, answers_Q_G_A, rewards_Q_G_A, strict=True))[
+            :count
+        ]
+    ]
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of numbers; 0 for none."""
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else 0.0

@@ -1,0 +1,112 @@
+"""What the commands do: from a recipe to models, a task, a run and an evaluation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from counterpoint.config import ModelConfig, Recipe
+from counterpoint.duet.alone import alone_step
+from counterpoint.duet.infer import Speaker
+from counterpoint.duet.prompting import Renderer
+from counterpoint.duet.state import State
+from counterpoint.duet.train import Observer, train
+from counterpoint.errors import RunError
+from counterpoint.policy.load import load_policy
+from counterpoint.rl.learn import Learner
+from counterpoint.run import Run
+from counterpoint.tasks.base import Task
+from counterpoint.tasks.graders import load_grader
+from counterpoint.tasks.load import load_task
+
+
+class Screen(Protocol):
+    """Where a running job shows itself."""
+
+    def update(self, step: int, metrics: Mapping[str, float], signal: str | None = None) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+
+ScreenMaker = Callable[[str, int, int], AbstractContextManager[Screen]]
+"""(title, total steps, first step) -> a screen."""
+
+
+def task_of(recipe: Recipe) -> Task:
+    """The task that a recipe names, with its grader."""
+    settings = recipe.task
+    return load_task(
+        settings.name,
+        path=settings.path,
+        seed=recipe.run.seed,
+        train_limit=settings.train_limit,
+        test_limit=settings.test_limit or recipe.evaluation.questions,
+        grader=load_grader(settings.grader, **settings.grader_options) if settings.grader else None,
+        options=settings.options,
+    )
+
+
+def speaker_of(config: ModelConfig, instruction: str) -> Speaker:
+    """A model of a recipe, and how it is asked."""
+    policy = load_policy(config)
+    return Speaker(policy, Renderer(policy.tokenizer, policy.context_length, instruction, config.template))
+
+
+def learner_of(config: ModelConfig, instruction: str) -> Learner:
+    """A model of a recipe, ready to learn; with a KL term it keeps a frozen copy of where it started."""
+    speaker = speaker_of(config, instruction)
+    held = config.train and config.kl_coefficient > 0
+    return Learner(speaker, config, speaker.policy.reference() if held else None)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def duet(run: Run, screen: ScreenMaker) -> State:
+    """Train the pair of a run, from its last checkpoint if it has one, and write its models."""
+    recipe = run.recipe
+    task = task_of(recipe)
+    capable, light = learner_of(recipe.capable, task.instruction), learner_of(recipe.light, task.instruction)
+    with run, screen(f"DUET · {recipe.run.name}", recipe.run.steps, 0) as shown:
+        state = train(run, capable, light, task, showing(shown), shown.warn)
+        run.finish({"capable": capable.speaker.policy, "light": light.speaker.policy}, summary_of(state))
+    return state
+
+
+def alone(run: Run, screen: ScreenMaker) -> State:
+    """Train M alone with the same length penalty; its run directory holds one model, `capable`."""
+    recipe = run.recipe
+    task = task_of(recipe)
+    capable = learner_of(recipe.capable, task.instruction)
+    nobody = Learner(capable.speaker, recipe.light.model_copy(update={"train": False}))
+    with run, screen(f"M alone · {recipe.run.name}", recipe.run.steps, 0) as shown:
+        state = train(run, capable, nobody, task, showing(shown), shown.warn, step_function=alone_step)
+        run.finish({"capable": capable.speaker.policy}, summary_of(state))
+    return state
+
+
+def showing(screen: Screen) -> Observer:
+    """An observer that shows each step, with the first signal that was sampled in it."""
+
+    def observe(step: int, metrics: dict[str, float], samples: Sequence[dict[str, Any]]) -> None:
+        screen.update(step, metrics, samples[0]["signal"] if samples else None)
+
+    return observe
+
+
+def summary_of(state: State) -> dict[str, Any]:
+    """What a run ends with."""
+    return {"floor": state.floor, "capable_alone_accuracy": state.capable_alone, "multiplier": state.controller.value}
+
+
+def alone_recipe(recipe: Recipe) -> Recipe:
+    """The recipe of the baseline that belongs to a pair's recipe."""
+    run = recipe.run.model_copy(update={"name": f"{recipe.run.name}-alone"})
+    light = recipe.light.model_copy(update={"train": False})
+    capable = recipe.capable.model_copy(update={"train": True})
+    return recipe.model_copy(update={"run": run, "light": light, "capable": capable})
+
+
+def trained_model(run: Run, role: str, config: ModelConfig) -> ModelConfig:
+    """The section of a recipe for a model that a run has trained. Raises `RunError` if the run has not finished."""
+    directory = Path(run.directory) / "models" / role
+    if not directory.is_dir():
+        raise RunError(f"{run.directory} has no trained {role} model yet; finish it with: counterpoint resume {run.directory}")
+    return config.model_copy(update={"model": str(directory), "gguf_file": None, "train": False, "lora": None})

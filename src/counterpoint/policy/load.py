@@ -1,0 +1,89 @@
+"""From a recipe's model section to a policy: a directory, a hub name, or one of the pair that ships with the package."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from counterpoint.config import ModelConfig
+from counterpoint.errors import ModelError
+from counterpoint.policy.local import LocalPolicy
+
+BUILTIN = "builtin:"
+PACKAGED = Path(__file__).parent.parent / "data" / "tiny"
+
+
+def resolve_model(name: str) -> str:
+    """The directory or hub name that a recipe's `model` stands for. Raises `ModelError` where there is none."""
+    if name.startswith(BUILTIN):
+        directory = PACKAGED / name.removeprefix(BUILTIN)
+        if not (directory / "config.json").is_file():
+            names = ", ".join(f"{BUILTIN}{path.name}" for path in sorted(PACKAGED.glob("*/")))
+            raise ModelError(f"there is no model {name}; the package has {names}")
+        return str(directory)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        if not any(directory.iterdir()):
+            raise ModelError(f"the model directory {name} is empty")
+        return str(directory)
+    if looks_local:
+        raise ModelError(
+            f"there is no model directory {name}; give a directory with config.json, or a hub name such as owner/model"
+        )
+    return name
+
+
+def load_policy(config: ModelConfig) -> LocalPolicy:
+    """The model and tokenizer of a recipe's section, ready to sample and, unless frozen, to train."""
+    source = resolve_model(config.model)
+    extra: dict[str, Any] = {}
+    if config.gguf_file:
+        from transformers import GgufConfig
+
+        extra = {"gguf_file": config.gguf_file}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **extra)
+        if config.gguf_file:
+            extra["quantization_config"] = GgufConfig(dequantize=True)  # pyright: ignore[reportPossiblyUnboundVariable]
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype), **extra)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"cannot load {config.model} as a causal language model: {error}") from error
+    if config.gguf_file:
+        model.config.quantization_config = None  # it is a plain model now, and is saved as one
+        del model.config.quantization_config
+    model.to(pick_device(config.device))
+    if not config.train:
+        model.requires_grad_(False)
+    elif config.lora is not None:
+        model = with_adapters(model, config)
+    return LocalPolicy(
+        model,
+        tokenizer,
+        tokens_per_microbatch=config.tokens_per_microbatch,
+        tokens_per_rollout=config.tokens_per_rollout,
+        max_grad_norm=config.max_grad_norm,
+        weight_decay=config.weight_decay,
+    )
+
+
+def with_adapters(model: Any, config: ModelConfig) -> Any:
+    """`model` with fresh LoRA adapters, the only weights that train."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ModelError('LoRA needs peft; install it with: pip install "counterpoint[lora]"') from error
+    assert config.lora is not None
+    lora = LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=config.lora.targets, task_type="CAUSAL_LM")
+    return get_peft_model(model, lora)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the GPU if there is one. Raises `ModelError` for a device that this machine has not."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {name!r} cannot be used here: {error}") from error

@@ -1,0 +1,62 @@
+"""Between a group of completions and a gradient step: what the loops share."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from counterpoint.policy.base import Policy
+from counterpoint.rl.losses import KLKind, kl
+from counterpoint.rl.types import Completion, Datum, Question
+
+
+def seed_for(run_seed: int, *purpose: str | int) -> int:
+    """A seed of its own for each purpose and step, so that a resumed run draws what an unbroken one would have."""
+    digest = hashlib.sha256(repr((run_seed, *purpose)).encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def question_batch(questions: Sequence[Question], step: int, size: int, run_seed: int) -> list[Question]:
+    """The `size` questions of a step: every question once an epoch, in an order that the seed and the epoch decide."""
+    batch: list[Question] = []
+    position = step * size
+    while len(batch) < size:
+        epoch, start = divmod(position + len(batch), len(questions))
+        order = list(range(len(questions)))
+        random.Random(seed_for(run_seed, "epoch", epoch)).shuffle(order)
+        batch += [questions[i] for i in order[start : start + size - len(batch)]]
+    return batch
+
+
+def make_data(
+    completions: Sequence[Completion],
+    advantages: Sequence[float],
+    *,
+    old_logprobs: Sequence[tuple[float, ...]] | None = None,
+    reference_logprobs: Sequence[tuple[float, ...]] | None = None,
+) -> list[Datum]:
+    """One datum a completion, its advantage on each of its tokens."""
+    return [
+        Datum(
+            prompt=completion.prompt,
+            tokens=completion.tokens,
+            advantages=(advantage,) * len(completion.tokens),
+            logprobs=completion.logprobs,
+            old_logprobs=old_logprobs[i] if old_logprobs else None,
+            reference_logprobs=reference_logprobs[i] if reference_logprobs else None,
+        )
+        for i, (completion, advantage) in enumerate(zip(completions, advantages, strict=True))
+    ]
+
+
+def reference_logprobs(reference: Policy, completions: Sequence[Completion], temperature: float) -> list[tuple[float, ...]]:
+    """Log-probabilities of each completion's tokens under the reference."""
+    return reference.logprobs(make_data(completions, [0.0] * len(completions)), temperature)
+
+
+def sequence_kl(completions: Sequence[Completion], reference: Sequence[tuple[float, ...]], kind: KLKind) -> Tensor:
+    """KL estimate of each completion, in nats, summed over its tokens: [N]."""
+    pairs = zip(completions, reference, strict=True)
+    return torch.stack([kl(kind, torch.tensor(c.logprobs), torch.tensor(r)).sum() for c, r in pairs])
