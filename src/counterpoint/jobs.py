@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from counterpoint.config import ModelConfig, Recipe
+from counterpoint.config import ModelConfig, Recipe, WarmupConfig
 from counterpoint.duet.alone import alone_step
 from counterpoint.duet.infer import Speaker
 from counterpoint.duet.prompting import Renderer
@@ -13,11 +13,14 @@ from counterpoint.duet.state import State
 from counterpoint.duet.train import Observer, train
 from counterpoint.errors import RunError
 from counterpoint.policy.load import load_policy
+from counterpoint.policy.local import LocalPolicy
+from counterpoint.policy.tiny import learn_tokenizer, new_model
 from counterpoint.rl.learn import Learner
 from counterpoint.run import Run
 from counterpoint.tasks.base import Task
 from counterpoint.tasks.graders import load_grader
 from counterpoint.tasks.load import load_task
+from counterpoint.warmup import warm_up, worked
 
 
 class Screen(Protocol):
@@ -80,6 +83,28 @@ def alone(run: Run, screen: ScreenMaker) -> State:
         state = train(run, capable, nobody, task, showing(shown), shown.warn, step_function=alone_step)
         run.finish({"capable": capable.speaker.policy}, summary_of(state))
     return state
+
+
+def warmup(run: Run, screen: ScreenMaker) -> None:
+    """Train one model of a recipe on worked solutions, from random weights if the recipe says so."""
+    recipe = run.recipe
+    settings = recipe.warmup or WarmupConfig()  # pyright: ignore[reportCallIssue]
+    task = task_of(recipe)
+    config: ModelConfig = getattr(recipe, settings.role)
+    speaker = new_speaker(config, settings, task, recipe.run.seed) if settings.new_model else speaker_of(config, task.instruction)
+    with run, screen(f"Warm-up · {recipe.run.name}", recipe.run.steps, 0) as shown:
+        warm_up(run, speaker, task, lambda step, metrics: shown.update(step, metrics))
+        run.finish({settings.role: speaker.policy}, {})
+
+
+def new_speaker(config: ModelConfig, settings: WarmupConfig, task: Task, seed: int) -> Speaker:
+    """A model with random weights and a tokenizer learned from the task's own text."""
+    assert settings.new_model is not None
+    texts = (f"{q.text}\n{q.trace}\n\n{q.answer}" for q in worked(task)[:5000])
+    tokenizer = learn_tokenizer(texts)
+    model = new_model(tokenizer, **settings.new_model, seed=seed)
+    policy = LocalPolicy(model, tokenizer, tokens_per_microbatch=config.tokens_per_microbatch)
+    return Speaker(policy, Renderer(tokenizer, policy.context_length, task.instruction, config.template))
 
 
 def showing(screen: Screen) -> Observer:

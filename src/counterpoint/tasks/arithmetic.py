@@ -16,7 +16,7 @@ OPENINGS = ("", "", "let us add one number at a time.\n", "start with {first}.\n
 CLOSINGS = ("", "", "so the total is {total}.\n")
 
 
-def questions(split: Literal["train", "test"], seed: int, count: int, min_terms: int = 3, max_terms: int = 5) -> list[Question]:
+def questions(split: Literal["train", "test"], seed: int, count: int, min_terms: int = 3, max_terms: int = 4) -> list[Question]:
     """`count` different questions; the same split, seed and options give the same ones, and no test question is in train.
 
     A question belongs to a split by its own digits, so no seed can move it to the other.
@@ -63,5 +63,5 @@ def worked_step(running: int, term: int, generator: random.Random, wordiness: fl
     if generator.random() >= wordiness:
         return f"{result}\n" if generator.random() < 0.5 else f"{running}+{term}={result}\n"
     ones, tens = running % 10 + term % 10, running // 10 + term // 10
-    carried = f", carry 1: tens {running // 10}+{term // 10}+1" if ones > 9 else f", tens {running // 10}+{term // 10}"
-    return f"{running}+{term}: ones {running % 10}+{term % 10}={ones}{carried}={tens + (ones > 9)}, so {result}\n"
+    carried = f", carry 1, tens {tens + 1}" if ones > 9 else f", tens {tens}"
+    return f"{running}+{term}: ones {ones}{carried}, so {result}\n"

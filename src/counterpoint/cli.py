@@ -1,0 +1,145 @@
+"""The command line. Every command imports what it needs when it runs, so `--help` is quick."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from counterpoint.errors import CounterpointError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 after an error that a user can act on, 130 after Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except CounterpointError as error:
+        print(f"counterpoint: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ncounterpoint: interrupted; `counterpoint resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="counterpoint", description="Post-train language models to say less and stay right, and measure it."
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=function)
+        return sub
+
+    def takes_recipe(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("recipe", help="a TOML file, or the name of a recipe that ships with the package")
+        takes_overrides(sub)
+
+    def takes_overrides(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting")
+
+    def is_quiet(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--quiet", action="store_true", help="plain lines instead of a live display")
+
+    sub = command("quickstart", quickstart, "train the tiny built-in pair, evaluate it against its baselines; minutes on a laptop")
+    takes_overrides(sub)
+    is_quiet(sub)
+    sub = command("duet", duet, "train a capable and a light model together")
+    takes_recipe(sub)
+    sub.add_argument("--alone", action="store_true", help="the baseline: M alone with the same length penalty")
+    is_quiet(sub)
+    sub = command("warmup", warmup, "train one model on worked solutions")
+    takes_recipe(sub)
+    is_quiet(sub)
+    sub = command("resume", resume, "go on with a run from its last checkpoint")
+    sub.add_argument("run", type=Path, help="a run directory")
+    is_quiet(sub)
+    sub = command("eval", evaluate, "measure a trained pair against its baselines, or any two models")
+    sub.add_argument("what", help="a run directory, or a recipe whose models are to be measured untrained")
+    sub.add_argument("--out", type=Path, help="folder for the table, the JSON and the plot; default: the run directory")
+    takes_overrides(sub)
+    is_quiet(sub)
+    sub = command("plan", plan, "parameters, memory, tokens and FLOPs of a step, before anything is loaded")
+    takes_recipe(sub)
+    command("tasks", tasks, "what can be asked, with an example of each")
+    return top
+
+
+def quickstart(options: argparse.Namespace) -> None:
+    from counterpoint.quickstart import quickstart as run_quickstart
+
+    run_quickstart(options.set, screens(options.quiet))
+
+
+def duet(options: argparse.Namespace) -> None:
+    from counterpoint import jobs
+    from counterpoint.config import load_recipe
+    from counterpoint.run import Run
+
+    recipe = load_recipe(options.recipe, options.set)
+    if options.alone:
+        jobs.alone(Run.create(jobs.alone_recipe(recipe), "alone", sys.argv), screens(options.quiet))
+    else:
+        jobs.duet(Run.create(recipe, "duet", sys.argv), screens(options.quiet))
+
+
+def warmup(options: argparse.Namespace) -> None:
+    from counterpoint import jobs
+    from counterpoint.config import load_recipe
+    from counterpoint.run import Run
+
+    jobs.warmup(Run.create(load_recipe(options.recipe, options.set), "warmup", sys.argv), screens(options.quiet))
+
+
+def resume(options: argparse.Namespace) -> None:
+    from counterpoint import jobs
+    from counterpoint.run import Run
+
+    run = Run.open(options.run)
+    {"duet": jobs.duet, "alone": jobs.alone, "warmup": jobs.warmup}[run.kind](run, screens(options.quiet))
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from counterpoint import jobs
+
+    jobs.evaluate(options.what, options.set, options.out, quiet=options.quiet)
+
+
+def plan(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from counterpoint.config import load_recipe
+    from counterpoint.plan import format_plan
+    from counterpoint.plan import plan as make_plan
+
+    Console().print(format_plan(make_plan(load_recipe(options.recipe, options.set))))
+
+
+def tasks(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from counterpoint.tasks.load import describe_tasks
+
+    table = Table("task", "what it is", "source", "splits", "example")
+    for row in describe_tasks():
+        table.add_row(*(escape(cell) for cell in (row.name, row.what, row.source, row.splits, row.example)))
+    Console().print(table)
+
+
+def screens(quiet: bool) -> Any:
+    """A maker of live displays for the jobs."""
+    from counterpoint.display import Display
+
+    @contextmanager
+    def screen(title: str, steps: int, start: int) -> Any:
+        with Display(title, steps, start, quiet=quiet) as display:
+            yield display
+
+    return screen

@@ -1,0 +1,143 @@
+"""The README.md beside a trained model: how it was made, and how to use it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from counterpoint import toml
+from counterpoint.config import ControlConfig, ModelConfig, Recipe
+
+PARTNERS = {"capable": "light", "light": "capable"}
+ROLES = {
+    "capable": "the capable model M: it reads a question and writes a signal, the reasoning that the light model needs",
+    "light": "the light model m: it reads a question and M's signal, and writes the answer",
+}
+METHODS = {
+    "duet": (
+        "It was trained jointly with its partner by DUET ([arXiv 2605.01111](https://arxiv.org/abs/2605.01111)): reinforcement "
+        "learning in which M is rewarded for signals that make m answer right, and charged for their length."
+    ),
+    "alone": (
+        "It is a baseline of DUET ([arXiv 2605.01111](https://arxiv.org/abs/2605.01111)): trained without a partner to answer "
+        "right, and charged for the length of its reasoning as DUET charges M."
+    ),
+    "warmup": "It was warmed up on worked solutions (supervised), to be trained further by DUET "
+    "([arXiv 2605.01111](https://arxiv.org/abs/2605.01111)).",
+}
+
+
+def model_card(role: str, recipe: Recipe, run_info: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """A Hugging Face model card.
+
+    Args:
+        role: `capable` or `light`.
+        run_info: what run.json holds: kind, versions.
+        summary: what summary.json holds; all of its numbers are shown.
+    """
+    kind = str(run_info.get("kind", "duet"))
+    own: ModelConfig = getattr(recipe, role)
+    parts = [
+        front_matter(own, kind),
+        f"# {recipe.run.name}: {role}",
+        f"This is {ROLES[role]}. {METHODS.get(kind, METHODS['duet'])}",
+        "\n".join(facts(role, recipe, kind)),
+        results(summary),
+        f"## How to load it\n\n```python\n{loading(own)}\n```\n\n{asking(role)}",
+        f"## The recipe\n\n```toml\n{toml.dumps(recipe.model_dump())}```",
+        f"Made with {versions(run_info)}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def front_matter(own: ModelConfig, kind: str) -> str:
+    """What the hub reads."""
+    lines = ["---", f"library_name: {'peft' if own.lora else 'transformers'}", "pipeline_tag: text-generation"]
+    if is_hub_name(own.model):
+        lines.append(f"base_model: {json.dumps(own.model)}")
+    return "\n".join([*lines, "tags:", "- counterpoint", "- duet", *([f"- {kind}"] if kind != "duet" else []), "---"])
+
+
+def facts(role: str, recipe: Recipe, kind: str) -> Iterator[str]:
+    """How it was made, a line each."""
+    own: ModelConfig = getattr(recipe, role)
+    yield "| | |\n|---|---|"
+    yield f"| started from | {shown(own.model)} |"
+    if kind == "duet":
+        partner: ModelConfig = getattr(recipe, PARTNERS[role])
+        yield f"| partner ({PARTNERS[role]}) | {shown(partner.model)}, {'trained too' if partner.train else 'frozen'} |"
+    yield f"| trained | {trained(own)} |"
+    yield f"| task | {shown(recipe.task.name)} |"
+    yield f"| steps | {recipe.run.steps} |"
+    yield f"| seed | {recipe.run.seed} |"
+    if kind != "warmup":
+        yield f"| length penalty λ | {controller(recipe.control)} |"
+
+
+def trained(own: ModelConfig) -> str:
+    if not own.train:
+        return "no: these are the weights it started from"
+    weights = f"LoRA adapters of rank {own.lora.rank}" if own.lora else "all weights"
+    return f"{weights}, learning rate {own.learning_rate:g}"
+
+
+def controller(control: ControlConfig) -> str:
+    """Who set λ, in words."""
+    match control.kind:
+        case "constant":
+            return f"constant at {control.value:g}"
+        case "length_target":
+            return f"length_target: starts at {control.value:g}, rate {control.rate:g}"
+        case "accuracy_floor":
+            of = "of M alone's accuracy" if control.floor_of == "capable" else "accuracy"
+            return f"accuracy_floor: keeps {control.floor:g} {of}, rate {control.rate:g}"
+
+
+def results(summary: Mapping[str, Any]) -> str:
+    """The numbers of the summary as a table; empty where there are none."""
+    rows = [f"| {name} | {value:.4g} |" for name, value in numbers(summary)]
+    return "\n".join(["## Results", "", "| measure | value |", "|---|---|", *rows]) if rows else ""
+
+
+def numbers(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in nested tables, by its dotted name."""
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{name}", float(value)
+
+
+def loading(own: ModelConfig) -> str:
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained(".")  # this folder, or the name it was uploaded under',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+    ]
+    return "\n".join(["# pip install peft", *lines] if own.lora else lines)
+
+
+def asking(role: str) -> str:
+    """The form of the prompt, without which the pair does not work."""
+    if role == "capable":
+        return "Open the signal with `<think>` after the generation prompt, and stop sampling at `</think>`: that is the signal."
+    return (
+        "After the generation prompt give it M's signal as its own thinking (`<think>`, the signal, `</think>`), "
+        "then sample the answer."
+    )
+
+
+def versions(run_info: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in run_info.get("versions", {}).items() if number) or "counterpoint"
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether a name is one of the hub's (owner/model), not a folder and not of the built-in pair."""
+    return model.count("/") == 1 and not model.startswith((".", "/", "~")) and ":" not in model and not Path(model).exists()
+
+
+def shown(text: str) -> str:
+    """Text as code in a cell of a table. Of a folder only the name: where it lay is nobody's business."""
+    name = Path(text).name if text.startswith((".", "/", "~")) else text
+    return f"`{name.replace('|', '/').replace('`', '')}`"

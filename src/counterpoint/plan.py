@@ -1,0 +1,252 @@
+"""What a recipe will take, before any GPU is taken: parameters, memory, tokens and FLOPs a step. Upper bounds, from shapes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from transformers import AutoConfig, PreTrainedConfig
+
+from counterpoint import flops
+from counterpoint.config import ModelConfig, Recipe
+from counterpoint.errors import ModelError
+from counterpoint.flops import ModelShape
+from counterpoint.policy.chunked import LOGITS_BYTES, rows_per_chunk
+from counterpoint.policy.load import pick_device, resolve_model, with_adapters
+
+PROMPT_TOKENS = 256
+"""Assumed of every question with its template; nothing is downloaded to count them."""
+LOGITS_COPIES = 4
+"""A chunk's logits, their float32 form, their softmax and their gradient."""
+CACHE_ROOM = 2
+"""The sampler's cache doubles when it is full, so up to half of it is spare."""
+ASSUMPTIONS = (
+    f"Assumed: a question takes {PROMPT_TOKENS} tokens with its template, every completion its whole budget, and m's prompt a "
+    "whole signal. Real steps sample less. Activations are an estimate; the rest follows from shapes."
+)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step asks of a model, at most: `rows` completions of `output_tokens`, each after `prompt_tokens`."""
+
+    prompts: int
+    samples: int
+    prompt_tokens: int
+    output_tokens: int
+    alone: float = 0.0
+    """Prompts of `PROMPT_TOKENS` that are answered besides, unaided: the average over steps."""
+
+    @property
+    def rows(self) -> int:
+        return self.prompts * self.samples
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What one model takes. Memory in bytes."""
+
+    role: str
+    model: str
+    shape: ModelShape
+    trained_parameters: int
+    weights: int
+    optimizer: int
+    reference: int
+    gradients: int
+    cache: int
+    activations: int
+    prompt_tokens: int
+    """Of one prompt."""
+    sampled_tokens: int
+    """In a step, at most."""
+    sampling_flops: int
+    training_flops: int
+
+    @property
+    def resident(self) -> int:
+        """Memory that is always taken."""
+        return self.weights + self.optimizer + self.reference
+
+    @property
+    def passing(self) -> int:
+        """Memory on top of it at the model's own peak: it samples or it learns."""
+        return max(self.cache, self.gradients + self.activations)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe takes."""
+
+    models: Sequence[ModelPlan]
+    device_memory: int | None
+    """Of the GPU; None where the run would not be on one."""
+
+    @property
+    def peak(self) -> int:
+        """Both models are held all the time, and one works at a time."""
+        return sum(model.resident for model in self.models) + max(model.passing for model in self.models)
+
+    @property
+    def fits(self) -> bool | None:
+        """None where there is no GPU to compare with."""
+        return None if self.device_memory is None else self.peak <= self.device_memory
+
+
+def plan(recipe: Recipe) -> Plan:
+    """The plan of a recipe. Raises `ModelError` where a model's configuration cannot be read."""
+    duet = recipe.duet
+    capable = Workload(duet.questions, duet.signals, PROMPT_TOKENS, duet.max_signal_tokens)
+    light = Workload(
+        prompts=duet.questions * duet.signals,
+        samples=duet.answers,
+        prompt_tokens=PROMPT_TOKENS + duet.max_signal_tokens,
+        output_tokens=duet.max_answer_tokens,
+        alone=duet.questions / (1 if needs_unaided(recipe) else duet.unaided_every),
+    )
+    models = (plan_model("capable", recipe.capable, capable), plan_model("light", recipe.light, light))
+    return Plan(models, gpu_memory([recipe.capable.device, recipe.light.device]))
+
+
+def needs_unaided(recipe: Recipe) -> bool:
+    """Whether every step measures the unaided reward."""
+    return recipe.duet.marginal_utility and recipe.algorithm.advantage == "reinforce_pp"
+
+
+def plan_model(role: str, config: ModelConfig, work: Workload) -> ModelPlan:
+    """What one model takes for its part of a step."""
+    description = read_config(config)
+    model = flops.meta_model(description)
+    shape = flops.shape_of(description, model)
+    trained = count_trained(model, config)
+    adapters = trained if config.lora and config.train else 0  # peft keeps these in float32
+    sampled = flops.completion_flops(shape, work.prompt_tokens, work.output_tokens, work.samples) * work.prompts
+    sampled += int(flops.completion_flops(shape, PROMPT_TOKENS, work.output_tokens, work.samples) * work.alone)
+    held = config.train and config.kl_coefficient > 0
+    reading = flops.forward_flops(shape, work.prompt_tokens + work.output_tokens, logit_tokens=work.output_tokens)
+    learning = flops.training_flops(shape, work.prompt_tokens, work.output_tokens) + (reading if held else 0)
+    return ModelPlan(
+        role=role,
+        model=config.model,
+        shape=shape,
+        trained_parameters=trained,
+        weights=flops.weight_bytes(shape.parameters, config.dtype) + flops.weight_bytes(adapters, "float32"),
+        optimizer=flops.optimizer_bytes(trained, "float32" if adapters else config.dtype),
+        reference=flops.weight_bytes(shape.parameters, config.dtype) if held and not config.lora else 0,
+        gradients=flops.gradient_bytes(trained),
+        cache=cache_bytes(shape, config, work),
+        activations=learning_bytes(shape, config, work) if config.train else 0,
+        prompt_tokens=work.prompt_tokens,
+        sampled_tokens=int((work.rows + work.alone * work.samples) * work.output_tokens),
+        sampling_flops=sampled,
+        training_flops=learning * work.rows if config.train else 0,
+    )
+
+
+def read_config(config: ModelConfig) -> PreTrainedConfig:
+    """The configuration of a recipe's model: a small file, not the weights."""
+    source = resolve_model(config.model)
+    extra = {"gguf_file": config.gguf_file} if config.gguf_file else {}
+    try:
+        return AutoConfig.from_pretrained(source, **extra)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"cannot read the configuration of {config.model}: {error}. Without a network, download the model elsewhere and give "
+            "its directory as `model`"
+        ) from error
+
+
+def count_trained(model: object, config: ModelConfig) -> int:
+    """How many parameters the optimizer moves."""
+    if not config.train:
+        return 0
+    trained = with_adapters(model, config) if config.lora else model
+    return sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)  # pyright: ignore
+
+
+def cache_bytes(shape: ModelShape, config: ModelConfig, work: Workload) -> int:
+    """The cache of the largest sampling batch: prompts with all their samples, within the token budget, one prompt at least."""
+    prompt = work.samples * (work.prompt_tokens + work.output_tokens)
+    prompts = max(1, min(work.prompts, config.tokens_per_rollout // prompt))
+    return CACHE_ROOM * flops.kv_cache_bytes(shape, prompts * prompt, config.dtype)
+
+
+def learning_bytes(shape: ModelShape, config: ModelConfig, work: Workload) -> int:
+    """Activations of the largest micro-batch, one sequence at least, and one chunk of logits with what its gradient takes."""
+    sequence = work.prompt_tokens + work.output_tokens
+    sequences = max(1, min(work.rows, config.tokens_per_microbatch // sequence))
+    rows = min(rows_per_chunk(shape.vocabulary, LOGITS_BYTES), sequences * work.output_tokens)
+    return flops.activation_bytes(shape, sequences * sequence, config.dtype) + LOGITS_COPIES * 4 * rows * shape.vocabulary
+
+
+def gpu_memory(devices: Sequence[str]) -> int | None:
+    """Memory of the GPU if any of the models would be on one."""
+    if not torch.cuda.is_available():
+        return None
+    on_gpu = [device for device in map(pick_device, devices) if device.type == "cuda"]
+    return torch.cuda.get_device_properties(on_gpu[0]).total_memory if on_gpu else None
+
+
+def format_plan(plan: Plan, width: int | None = None) -> str:
+    """The plan as a table, with its assumptions below it; `width` in characters, None: the terminal's."""
+    table = Table(show_edge=False)
+    table.add_column("")
+    for model in plan.models:
+        table.add_column(f"{escape(model.role)}\n{escape(model.model)}", justify="right", overflow="fold")
+    for cells in rows(plan.models):
+        table.add_row(*cells)
+    page = StringIO()
+    console = Console(file=page, width=width, color_system=None, highlight=False, markup=False)
+    for part in (table, "", verdict(plan), ASSUMPTIONS):
+        console.print(part)
+    return page.getvalue()
+
+
+def rows(models: Sequence[ModelPlan]) -> Iterator[list[str]]:
+    """The lines of the table."""
+    yield ["parameters", *(count(m.shape.parameters) for m in models)]
+    yield ["  trained", *(count(m.trained_parameters) for m in models)]
+    yield ["memory: weights", *(size(m.weights) for m in models)]
+    yield ["  optimizer", *(size(m.optimizer) for m in models)]
+    if any(m.reference for m in models):
+        yield ["  reference for the KL", *(size(m.reference) for m in models)]
+    yield ["  cache, one sampling batch", *(size(m.cache) for m in models)]
+    yield ["  gradients", *(size(m.gradients) for m in models)]
+    yield ["  activations, one micro-batch", *(size(m.activations) for m in models)]
+    yield ["tokens: of a prompt", *(count(m.prompt_tokens) for m in models)]
+    yield ["  sampled in a step", *(count(m.sampled_tokens) for m in models)]
+    yield ["FLOPs of a step: sampling", *(f"{m.sampling_flops:.3g}" for m in models)]
+    yield ["  training", *(f"{m.training_flops:.3g}" for m in models)]
+
+
+def verdict(plan: Plan) -> str:
+    """Whether it fits, and what to turn if not."""
+    peak = f"Peak memory of both models: {size(plan.peak)}"
+    if plan.device_memory is None:
+        return f"{peak}; there is no GPU here to compare it with."
+    of = f"of the GPU's {size(plan.device_memory)}"
+    if plan.fits:
+        return f"{peak} {of}: it fits."
+    return (
+        f"{peak} {of}: it does not fit. Lower tokens_per_rollout (cache) or tokens_per_microbatch (activations), or set dtype = "
+        '"bfloat16" or a lora table.'
+    )
+
+
+def count(number: int) -> str:
+    """1,234, 5.6 M or 4.02 B."""
+    for unit, name in ((1e9, "B"), (1e6, "M")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number:,}"
+
+
+def size(number: float) -> str:
+    """Bytes with a unit."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}" if number < 1000 * unit else f"{number / unit:,.0f} {name}"
+    return f"{number:.0f} B"
