@@ -38,9 +38,7 @@ def measure(method: str, device: str) -> dict[str, float]:
     baseline = memory_in_use(device)
     start = time.perf_counter()
     if method == "chunked":
-        logprobs = chunked_logprobs(
-            hidden, targets, lambda rows: rows @ weight.T, chunk_rows=rows_per_chunk(VOCABULARY)
-        )
+        logprobs = chunked_logprobs(hidden, targets, lambda rows: rows @ weight.T, chunk_rows=rows_per_chunk(VOCABULARY))
     else:
         logits = hidden @ weight.T
         logprobs = torch.log_softmax(logits, dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)

@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     def is_quiet(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--quiet", action="store_true", help="plain lines instead of a live display")
 
-    sub = command("quickstart", quickstart, "train the tiny built-in pair, evaluate it against its baselines; minutes on a laptop")
+    sub = command(
+        "quickstart", quickstart, "train the tiny built-in pair, evaluate it against its baselines; minutes on a laptop"
+    )
     takes_overrides(sub)
     is_quiet(sub)
     sub = command("duet", duet, "train a capable and a light model together")
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 def quickstart(options: argparse.Namespace) -> None:
     from counterpoint.quickstart import quickstart as run_quickstart
 
-    run_quickstart(options.set, screens(options.quiet))
+    run_quickstart(options.set, screens(options.quiet), options.quiet)
 
 
 def duet(options: argparse.Namespace) -> None:
@@ -107,17 +109,15 @@ def resume(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from counterpoint import jobs
 
-    jobs.evaluate(options.what, options.set, options.out, quiet=options.quiet)
+    jobs.evaluate(options.what, options.set, options.out, options.quiet)
 
 
 def plan(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from counterpoint.config import load_recipe
     from counterpoint.plan import format_plan
     from counterpoint.plan import plan as make_plan
 
-    Console().print(format_plan(make_plan(load_recipe(options.recipe, options.set))))
+    print(format_plan(make_plan(load_recipe(options.recipe, options.set))))
 
 
 def tasks(options: argparse.Namespace) -> None:

@@ -5,13 +5,27 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from counterpoint.config import ModelConfig, Recipe, WarmupConfig
+from rich.progress import Progress
+
+from counterpoint.config import ModelConfig, Recipe, WarmupConfig, apply_override, load_recipe, validate
 from counterpoint.duet.alone import alone_step
 from counterpoint.duet.infer import Speaker
 from counterpoint.duet.prompting import Renderer
 from counterpoint.duet.state import State
 from counterpoint.duet.train import Observer, train
 from counterpoint.errors import RunError
+from counterpoint.evaluate.baselines import capable_alone, light_alone, pair
+from counterpoint.evaluate.run import (
+    REFERENCE,
+    Evaluation,
+    Shapes,
+    Speakers,
+    evaluate_pair,
+    evaluate_systems,
+    plot,
+    print_table,
+)
+from counterpoint.flops import shape_of
 from counterpoint.policy.load import load_policy
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.tiny import learn_tokenizer, new_model
@@ -105,6 +119,62 @@ def new_speaker(config: ModelConfig, settings: WarmupConfig, task: Task, seed: i
     model = new_model(tokenizer, **settings.new_model, seed=seed)
     policy = LocalPolicy(model, tokenizer, tokens_per_microbatch=config.tokens_per_microbatch)
     return Speaker(policy, Renderer(tokenizer, policy.context_length, task.instruction, config.template))
+
+
+def evaluate(what: str, overrides: Sequence[str], out: Path | None, quiet: bool) -> Evaluation:
+    """Measure what a run trained, with every baseline, or the untrained models of a recipe; print the table, write the rest.
+
+    The baseline "M trained alone" is taken from the run directory beside it whose name ends in -alone, if it has finished.
+    """
+    from rich.console import Console
+
+    directory = Path(what)
+    console = Console()
+    is_run = directory.is_dir()
+    recipe = with_overrides(Run.open(directory).recipe if is_run else load_recipe(what), overrides)
+    out = out or (directory if is_run else Path(recipe.run.directory) / f"{recipe.run.name}-untrained")
+    out.mkdir(parents=True, exist_ok=True)
+    task = task_of(recipe)
+    frozen = {role: getattr(recipe, role).model_copy(update={"train": False}) for role in ("capable", "light")}
+    capable, light = (speaker_of(frozen[role], task.instruction) for role in ("capable", "light"))
+    shapes = Shapes(shape_of(capable.policy.model.config), shape_of(light.policy.model.config))  # pyright: ignore
+    with Progress(console=console, transient=True, disable=quiet) as progress:
+        bars: dict[str, Any] = {}
+
+        def on_progress(system: str, done: int, total: int) -> None:
+            bars[system] = bars[system] if system in bars else progress.add_task(system, total=total)
+            progress.update(bars[system], completed=done)
+
+        measure = {"shapes": shapes, "directory": out, "on_progress": on_progress}
+        if is_run:
+            run = Run.open(directory)
+            trained = {role: trained_model(run, role, frozen[role]) for role in ("capable", "light")}
+            beside = directory.with_name(f"{directory.name}-alone")
+            solo = frozen["capable"].model_copy(update={"model": str(beside / "models" / "capable"), "gguf_file": None})
+            speakers = Speakers(
+                capable,
+                light,
+                *(speaker_of(trained[role], task.instruction) for role in ("capable", "light")),
+                speaker_of(solo, task.instruction) if Path(solo.model).is_dir() else None,
+            )
+            evaluation = evaluate_pair(speakers, task, recipe, **measure)
+        else:
+            systems = {REFERENCE: capable_alone(capable), "m alone": light_alone(light), "untrained pair": pair(capable, light)}
+            evaluation = evaluate_systems(systems, task, recipe, **measure)
+    print_table(evaluation, console)
+    plot(evaluation, out / "evaluation.png")
+    console.print(
+        f"{out}/evaluation.json has the numbers, evaluation.png the plot, evaluation_samples.jsonl every response", soft_wrap=True
+    )
+    return evaluation
+
+
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with `--set` overrides applied."""
+    values = recipe.model_dump(exclude_none=True)
+    for override in overrides:
+        apply_override(values, override)
+    return validate(values, "the run's recipe")
 
 
 def showing(screen: Screen) -> Observer:

@@ -6,8 +6,8 @@ from io import StringIO
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from transformers import AutoConfig, PreTrainedConfig
 
 from counterpoint import flops
@@ -195,7 +195,7 @@ def format_plan(plan: Plan, width: int | None = None) -> str:
     table = Table(show_edge=False)
     table.add_column("")
     for model in plan.models:
-        table.add_column(f"{escape(model.role)}\n{escape(model.model)}", justify="right", overflow="fold")
+        table.add_column(Text(f"{model.role}\n{model.model}"), justify="right", overflow="fold")
     for cells in rows(plan.models):
         table.add_row(*cells)
     page = StringIO()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from counterpoint.config import Recipe, WarmupConfig
 from counterpoint.duet.infer import Speaker
 from counterpoint.duet.prompting import SIGNAL_CLOSE
+from counterpoint.duet.state import check_finite
 from counterpoint.errors import DataError
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.losses import LossSpec
@@ -29,6 +30,7 @@ def warm_up(run: Run, speaker: Speaker, task: Task, observe: Callable[[int, dict
     questions = worked(task)
     policies = {settings.role: speaker.policy}
     restored = run.restore(policies)
+    not_finite = 0
     for step in range(restored[0] if restored else 0, recipe.run.steps):
         batch = question_batch(questions, step, settings.rows, recipe.run.seed)
         generator = random.Random(seed_for(recipe.run.seed, "unaided rows", step))
@@ -37,6 +39,8 @@ def warm_up(run: Run, speaker: Speaker, task: Task, observe: Callable[[int, dict
         metrics = {"cross_entropy": -metrics["logprob"], **metrics} if "logprob" in metrics else metrics
         run.log(step + 1, metrics)
         observe(step + 1, metrics)
+        not_finite = not_finite + 1 if metrics["skipped_updates"] else 0
+        check_finite(not_finite)
         if (step + 1) % recipe.run.checkpoint_every == 0 or step + 1 == recipe.run.steps:
             run.checkpoint(step + 1, policies, {})
 

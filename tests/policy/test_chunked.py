@@ -44,9 +44,7 @@ def test_values_and_gradients_equal_the_plain_computation(head, temperature, chu
 
     expected, entropy = plain(hidden, targets, project, temperature)
     wanted = torch.autograd.grad((expected * upstream).sum(), [hidden, weight])
-    logprobs, entropies = chunked_logprobs(
-        hidden, targets, project, chunk_rows, temperature, with_entropy=True
-    )
+    logprobs, entropies = chunked_logprobs(hidden, targets, project, chunk_rows, temperature, with_entropy=True)
     gradients = torch.autograd.grad((logprobs * upstream).sum(), [hidden, weight])
 
     torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-5)
@@ -59,9 +57,7 @@ def test_two_tokens_by_hand():
     # Logits 0 and ln 3: probabilities 1/4 and 3/4; at temperature 1/2 logits double: 1/10 and 9/10.
     weight = torch.tensor([[0.0], [math.log(3)]])
     hidden, targets = torch.ones(2, 1), torch.tensor([0, 1])
-    logprobs, entropy = chunked_logprobs(
-        hidden, targets, lambda rows: linear(rows, weight), 1, with_entropy=True
-    )
+    logprobs, entropy = chunked_logprobs(hidden, targets, lambda rows: linear(rows, weight), 1, with_entropy=True)
     assert logprobs.exp().tolist() == pytest.approx([0.25, 0.75])
     assert entropy[0].item() == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
     cold = chunked_logprobs(hidden, targets, lambda rows: linear(rows, weight), 1, temperature=0.5)
@@ -119,9 +115,7 @@ def test_entropy_is_detached_and_survives_impossible_tokens():
     hidden, weight, _, targets = inputs()
     ban = torch.zeros(VOCABULARY)
     ban[targets.unique().max() + 1 :] = -math.inf  # only tokens that are nobody's target
-    _, entropy = chunked_logprobs(
-        hidden, targets, lambda rows: linear(rows, weight) + ban, 4, with_entropy=True
-    )
+    _, entropy = chunked_logprobs(hidden, targets, lambda rows: linear(rows, weight) + ban, 4, with_entropy=True)
     assert not entropy.requires_grad
     assert torch.isfinite(entropy).all()
 

@@ -50,6 +50,8 @@ class Renderer:
         self.context_length = context_length
         self.instruction = instruction
         self.template = template
+        added = tokenizer.added_tokens_decoder.values()
+        self.control_texts = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
 
     @property
     def end_token(self) -> int:
@@ -70,20 +72,21 @@ class Renderer:
     def answer_prompt(self, question: str, signal: str, max_tokens: int, question_id: str = "") -> AnswerPrompt:
         """A prompt for the answer: the question, and `signal` (empty: unaided) as thinking already written.
 
+        The signal ends at its first closing tag, and special tokens that it spells out stay text: it cannot leave its place.
         Where the prompt and `max_tokens` exceed the context, the signal loses its beginning; the question never loses anything,
         and a question that does not fit alone raises `DataError`.
         """
-        opened = self._opened(question)
-        tokens = self._encode(opened + self._closed(signal))
+        opened, signal = self._opened(question), signal.split(SIGNAL_CLOSE, 1)[0]
+        tokens = self._encode_with(opened, signal)
         excess = len(tokens) + max_tokens - self.context_length
         if excess <= 0:
             return AnswerPrompt(tokens, 0)
-        self._check_room(len(self._encode(opened + self._closed(""))), max_tokens, question_id)
-        signal_tokens = self.tokenizer.encode(signal, add_special_tokens=False)
+        self._check_room(len(self._encode_with(opened, "")), max_tokens, question_id)
+        signal_tokens = self.tokenizer.encode(signal, add_special_tokens=False, split_special_tokens=True)
         cut = min(excess, len(signal_tokens))
         while True:  # text cut between tokens may encode to a few more tokens than were kept
             kept = str(self.tokenizer.decode(signal_tokens[cut:], skip_special_tokens=True))
-            tokens = self._encode(opened + self._closed(kept))
+            tokens = self._encode_with(opened, kept)
             if len(tokens) + max_tokens <= self.context_length or cut >= len(signal_tokens):
                 return AnswerPrompt(tokens, cut)
             cut += 1
@@ -104,9 +107,13 @@ class Renderer:
         # templates of thinking-only models open the signal themselves
         return text if text.rstrip().endswith(SIGNAL_OPEN) else f"{text}{SIGNAL_OPEN}\n"
 
-    @staticmethod
-    def _closed(signal: str) -> str:
-        return f"{signal.strip(chr(10))}\n{SIGNAL_CLOSE}\n\n"
+    def _encode_with(self, opened: str, signal: str) -> tuple[int, ...]:
+        """A prompt with its signal, closed."""
+        signal, closing = signal.strip("\n"), f"\n{SIGNAL_CLOSE}\n\n"
+        if not any(text in signal for text in self.control_texts):
+            return self._encode(opened + signal + closing)
+        as_text = self.tokenizer.encode(signal, add_special_tokens=False, split_special_tokens=True)
+        return self._encode(opened) + tuple(as_text) + tuple(self.tokenizer.encode(closing, add_special_tokens=False))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         # a chat template writes its own beginning-of-sequence token

@@ -88,8 +88,13 @@ def check_progress(state: State, warn: Callable[[str], None]) -> None:
             "a question was right, or every one wrong. Use questions of another difficulty, more signals or answers a question, "
             "a higher temperature, or start from better warmed-up models"
         )
-    if state.not_finite >= NOT_FINITE_BEFORE_STOP:
+    check_finite(state.not_finite)
+
+
+def check_finite(not_finite: int) -> None:
+    """Stop after so many updates in a row that were not finite."""
+    if not_finite >= NOT_FINITE_BEFORE_STOP:
         raise TrainingError(
-            f"{state.not_finite} updates in a row had a loss or gradient that is not finite; none was applied. Lower the "
+            f"{not_finite} updates in a row had a loss or gradient that is not finite; none was applied. Lower the "
             "learning rate, use float32, or look at the last entries of metrics.jsonl for what grew"
         )

@@ -153,7 +153,7 @@ def duet_step(
         "capable_reward": float(shaped_Q_G.mean()),
         "signal_tokens": mean_length,
         "answer_tokens": mean(len(c.tokens) for group in answers_Q_G_A for answers in group for c in answers),
-        "signals_unclosed": mean(s.stop == "length" for group in signals_Q_G for s in group),
+        "signals_unclosed": mean(s.stop != "stop" for group in signals_Q_G for s in group),
         "signals_cut": aided.signals_cut,
         "multiplier": multiplier,
         "gradings_skipped": skipped,

@@ -4,14 +4,14 @@ Each builder returns a `System`, a function from questions to attempts. All are 
 make the same call they also draw the same random numbers, so that their difference is not noise.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
 from counterpoint.config import Recipe
-from counterpoint.duet.infer import Answers, Speaker, answer_alone, write_answers, write_signals
+from counterpoint.duet.infer import Speaker, answer_alone, write_answers, write_signals
 from counterpoint.duet.prompting import SIGNAL_CLOSE, answer_of
+from counterpoint.rl.data import seed_for
 from counterpoint.rl.types import Completion, Question, SamplingParams, StopReason
 
 
@@ -64,7 +64,7 @@ class Settings:
 
     def seed_of(self, stage: str) -> int:
         """The seed of a call; that of the signal and that of the answer differ."""
-        return derived_seed(self.seed, stage)
+        return seed_for(self.seed, stage)
 
 
 System = Callable[[Sequence[Question], Settings], Sampled]
@@ -78,14 +78,8 @@ def settings_of(recipe: Recipe, batch: int) -> Settings:
         samples=evaluation.samples,
         signal=signal,
         answer=replace(signal, max_tokens=recipe.duet.max_answer_tokens),
-        seed=derived_seed(recipe.run.seed, "evaluation", batch),
+        seed=seed_for(recipe.run.seed, "evaluation", batch),
     )
-
-
-def derived_seed(seed: int, *parts: str | int) -> int:
-    """A seed of 31 bits that follows from `seed` and what it is for."""
-    digest = hashlib.blake2b(repr((seed, *parts)).encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def capable_alone(capable: Speaker) -> System:
@@ -108,12 +102,8 @@ def light_alone(light: Speaker) -> System:
     def system(questions: Sequence[Question], settings: Settings) -> Sampled:
         unaided = [[""] for _ in questions]
         answers = write_answers(light, questions, unaided, settings.samples, settings.answer, settings.seed_of("answer"))
-        return Sampled(
-            [
-                [Attempt("", answer_of(answer.text), light=(_call(answer),)) for answer in of_question[0]]
-                for of_question in answers.completions
-            ]
-        )
+        groups = [of_question[0] for of_question in answers.completions]
+        return Sampled([[Attempt("", answer_of(answer.text), light=(_call(answer),)) for answer in group] for group in groups])
 
     return system
 
@@ -122,16 +112,12 @@ def pair(capable: Speaker, light: Speaker) -> System:
     """M writes `samples` signals a question, m one answer to each: DUET's two stages."""
 
     def system(questions: Sequence[Question], settings: Settings) -> Sampled:
-        signals, answers = _two_stages(capable, light, questions, settings)
-        return Sampled(
-            [
-                [
-                    Attempt(signal.text, answer_of(answer.text), capable=(_call(signal),), light=(_call(answer),))
-                    for signal, [answer] in zip(of_signals, of_answers, strict=True)
-                ]
-                for of_signals, of_answers in zip(signals, answers.completions, strict=True)
-            ],
-            answers.signals_cut,
+        return _two_stages(
+            capable,
+            light,
+            questions,
+            settings,
+            lambda signal, answer: Attempt(signal.text, answer_of(answer.text), (_call(signal),), (_call(answer),)),
         )
 
     return system
@@ -149,28 +135,33 @@ def capable_cut_then_answers(capable: Speaker, budget: int) -> System:
     """
 
     def system(questions: Sequence[Question], settings: Settings) -> Sampled:
-        signals, answers = _two_stages(capable, capable, questions, settings)
-        return Sampled(
-            [
-                [
-                    Attempt(signal.text, answer_of(answer.text), capable=(_call(signal), _call(answer)))
-                    for signal, [answer] in zip(of_signals, of_answers, strict=True)
-                ]
-                for of_signals, of_answers in zip(signals, answers.completions, strict=True)
-            ],
-            answers.signals_cut,
+        return _two_stages(
+            capable,
+            capable,
+            questions,
+            settings,
+            lambda signal, answer: Attempt(signal.text, answer_of(answer.text), capable=(_call(signal), _call(answer))),
         )
 
     return _with_signal_budget(system, budget)
 
 
 def _two_stages(
-    writer: Speaker, answerer: Speaker, questions: Sequence[Question], settings: Settings
-) -> tuple[list[list[Completion]], Answers]:
-    """Signals by `writer` and one answer to each by `answerer`."""
+    writer: Speaker,
+    answerer: Speaker,
+    questions: Sequence[Question],
+    settings: Settings,
+    attempt: Callable[[Completion, Completion], Attempt],
+) -> Sampled:
+    """Signals by `writer` and one answer to each by `answerer`; `attempt` books a signal and its answer."""
     signals = write_signals(writer, questions, settings.samples, settings.signal, settings.seed_of("signal"))
     texts = [[signal.text for signal in group] for group in signals]
-    return signals, write_answers(answerer, questions, texts, 1, settings.answer, settings.seed_of("answer"))
+    answers = write_answers(answerer, questions, texts, 1, settings.answer, settings.seed_of("answer"))
+    attempts = [
+        [attempt(signal, answer) for signal, [answer] in zip(of_signals, of_answers, strict=True)]
+        for of_signals, of_answers in zip(signals, answers.completions, strict=True)
+    ]
+    return Sampled(attempts, answers.signals_cut)
 
 
 def _with_signal_budget(system: System, budget: int) -> System:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from counterpoint.config import ModelConfig
@@ -12,6 +13,7 @@ from counterpoint.policy.local import LocalPolicy
 
 BUILTIN = "builtin:"
 PACKAGED = Path(__file__).parent.parent / "data" / "tiny"
+WHAT_TO_GIVE = "give a directory with config.json, or a hub name such as owner/model"
 
 
 def resolve_model(name: str) -> str:
@@ -26,18 +28,17 @@ def resolve_model(name: str) -> str:
     directory = Path(name).expanduser()
     if directory.is_dir():
         if not any(directory.iterdir()):
-            raise ModelError(f"the model directory {name} is empty")
+            raise ModelError(f"the model directory {name} is empty; {WHAT_TO_GIVE}")
         return str(directory)
     if looks_local:
-        raise ModelError(
-            f"there is no model directory {name}; give a directory with config.json, or a hub name such as owner/model"
-        )
+        raise ModelError(f"there is no model directory {name}; {WHAT_TO_GIVE}")
     return name
 
 
 def load_policy(config: ModelConfig) -> LocalPolicy:
     """The model and tokenizer of a recipe's section, ready to sample and, unless frozen, to train."""
-    source = resolve_model(config.model)
+    source, device = resolve_model(config.model), pick_device(config.device)
+    check_files(source, config)
     extra: dict[str, Any] = {}
     if config.gguf_file:
         from transformers import GgufConfig
@@ -48,12 +49,12 @@ def load_policy(config: ModelConfig) -> LocalPolicy:
         if config.gguf_file:
             extra["quantization_config"] = GgufConfig(dequantize=True)  # pyright: ignore[reportPossiblyUnboundVariable]
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype), **extra)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(f"cannot load {config.model} as a causal language model: {error}") from error
     if config.gguf_file:
         model.config.quantization_config = None  # it is a plain model now, and is saved as one
         del model.config.quantization_config
-    model.to(pick_device(config.device))
+    model.to(device)
     if not config.train:
         model.requires_grad_(False)
     elif config.lora is not None:
@@ -66,6 +67,18 @@ def load_policy(config: ModelConfig) -> LocalPolicy:
         max_grad_norm=config.max_grad_norm,
         weight_decay=config.weight_decay,
     )
+
+
+def check_files(source: str, config: ModelConfig) -> None:
+    """Raises `ModelError` for a directory without the file that says what model it is."""
+    directory = Path(source)
+    if not directory.is_dir():
+        return
+    if config.gguf_file and not (directory / config.gguf_file).is_file():
+        found = ", ".join(sorted(path.name for path in directory.glob("*.gguf"))) or "no GGUF file at all"
+        raise ModelError(f"there is no file {config.gguf_file} in {config.model}; it has {found}")
+    if not config.gguf_file and not any((directory / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ModelError(f"the directory {config.model} has no config.json; {WHAT_TO_GIVE}. For a GGUF file, set gguf_file")
 
 
 def with_adapters(model: Any, config: ModelConfig) -> Any:
@@ -86,4 +99,4 @@ def pick_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {name!r} cannot be used here: {error}") from error
+        raise ModelError(f"device {name!r} cannot be used here: {error}. 'auto' takes what there is") from error

@@ -81,13 +81,16 @@ class LocalPolicy:
     def update(self, data: Sequence[Datum], loss: LossSpec, learning_rate: float, optimizer_steps: int = 1) -> dict[str, float]:
         if self.optimizer is None:
             raise ModelError("this policy has no weights to train; it was loaded frozen")
+        if not data:
+            raise DataError("there is no data to learn from; skip the update of a step without any")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         totals: dict[str, float] = {"skipped_updates": 0.0}
-        for part in split_evenly(data, optimizer_steps):
+        parts = split_evenly(data, optimizer_steps)
+        for part in parts:
             for name, value in self._optimizer_step(part, loss).items():
                 totals[name] = totals.get(name, 0.0) + value
-        taken = max(1, min(optimizer_steps, len(data)))
+        taken = max(1.0, len(parts) - totals["skipped_updates"])
         tokens = max(1.0, totals.pop("tokens", 0.0))
         metrics = {name: totals[name] / taken for name in ("loss", "grad_norm") if name in totals}
         metrics["skipped_updates"] = totals["skipped_updates"]
@@ -164,6 +167,8 @@ class LocalPolicy:
         attention = torch.zeros(len(rows), longest, dtype=torch.long)
         predicts = torch.zeros(len(rows), longest, dtype=torch.bool)  # positions whose next token is learned from
         for i, row in enumerate(rows):
+            if not row.prompt:
+                raise DataError("a datum has no prompt; its first token needs one to be predicted from")
             prompt, end = len(row.prompt), len(row.prompt) + len(row.tokens)
             ids[i, :end] = torch.tensor(row.prompt + row.tokens)
             attention[i, :end] = 1
@@ -228,10 +233,16 @@ class AdapterOff(LocalPolicy):
         self.__dict__ = dict(policy.__dict__)
         self.optimizer = None
 
+    def sample(self, *args: Any, **kwargs: Any) -> list[list[Completion]]:
+        with self._off():
+            return super().sample(*args, **kwargs)
+
     def _forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, float]:
-        off: AbstractContextManager[Any] = self.model.disable_adapter()  # pyright: ignore[reportCallIssue]
-        with off:
+        with self._off():
             return super()._forward(*args, **kwargs)
+
+    def _off(self) -> AbstractContextManager[Any]:
+        return self.model.disable_adapter()  # pyright: ignore[reportCallIssue]
 
 
 def is_lora(model: nn.Module) -> bool:
@@ -251,13 +262,24 @@ def head_is_plain(model: PreTrainedModel) -> bool:
     head = model.get_output_embeddings()
     if decoder is None or head is None or decoder is model:
         return False
-    training, model.training = model.training, False
+    training = model.training
     model.eval()
-    ids = torch.arange(2, 6, device=model.device)[None]
-    plain = head(decoder(input_ids=ids, use_cache=False).last_hidden_state)
-    logits = model(input_ids=ids, use_cache=False).logits
-    model.train(training)
+    # logits of a new model are so small that a soft cap would not show
+    amplified = decoder.register_forward_hook(amplify)
+    try:
+        ids = torch.arange(2, 6, device=model.device)[None]
+        plain = head(decoder(input_ids=ids, use_cache=False).last_hidden_state).float()
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        amplified.remove()
+        model.train(training)
     return plain.shape == logits.shape and torch.allclose(plain, logits, rtol=1e-3, atol=1e-4)
+
+
+def amplify(_decoder: nn.Module, _inputs: Any, output: Any) -> Any:
+    """A forward hook that makes hidden states a thousand times larger."""
+    output.last_hidden_state = 1000 * output.last_hidden_state
+    return output
 
 
 def padded(rows: Sequence[Datum], field: str, mask: Tensor) -> Tensor | None:
@@ -267,6 +289,8 @@ def padded(rows: Sequence[Datum], field: str, mask: Tensor) -> Tensor | None:
         return None
     if any(value is None for value in values):
         raise DataError(f"some data have {field} and some have not; give it for all or for none")
+    if any(len(value) != len(row.tokens) for value, row in zip(values, rows, strict=True)):
+        raise DataError(f"{field} must have one number for each of a datum's tokens")
     flat = torch.tensor([x for value in values for x in value], dtype=torch.float32, device=mask.device)
     return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat)
 

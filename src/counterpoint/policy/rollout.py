@@ -16,6 +16,8 @@ from counterpoint.rl.types import Completion, SamplingParams, StopReason
 
 COMPACT_SHARE = 8
 """Ended rows leave the batch once they are 1/8 of it: copying the cache for each one would cost more than it saves."""
+NOT_TEXT = "\N{REPLACEMENT CHARACTER}"
+"""What bytes decode to that are not whole characters."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -68,11 +70,15 @@ class StopStrings:
         texts: list[str] = list(tokenizer.batch_decode([[token] for token in range(known)]))
         self.may_end = torch.zeros(vocabulary, dtype=torch.bool)
         for token, text in enumerate(texts):
+            # a token that is not whole characters may complete one of a stop string
             self.may_end[token] = any(
-                stop in text or any(text.startswith(stop[-size:]) for size in range(1, len(stop))) for stop in self.stops
+                stop in text
+                or any(text.startswith(stop[-size:]) for size in range(1, len(stop)))
+                or (NOT_TEXT in text and not stop.isascii())
+                for stop in self.stops
             )
-        # a stop string spans at most one token a character, and one more that it may start within
-        self.window = max(len(stop) for stop in self.stops) + 1
+        # a stop string spans at most one token a byte, and one more that it may start within
+        self.window = max(len(stop.encode()) for stop in self.stops) + 1
 
     def ended(self, tokens: Tensor, newest: Tensor) -> Tensor:
         """Which rows of `tokens` [rows, T] now end in (or just passed) a stop string; `newest` [rows] are their last tokens."""
@@ -127,7 +133,7 @@ class TransformersSampler:
         self.tokenizer = tokenizer
         self.tokens_per_batch = tokens_per_batch
         self.stop_strings: dict[tuple[str, ...], StopStrings] = {}
-        self.end_tokens = torch.tensor(sorted(end_tokens(model, tokenizer)), device=model.device)
+        self.end_tokens = torch.tensor(sorted(end_tokens(model, tokenizer)), dtype=torch.long, device=model.device)
 
     @torch.inference_mode()
     def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int) -> list[list[Completion]]:

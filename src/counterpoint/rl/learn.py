@@ -51,7 +51,9 @@ def learn(
             separately = (separately[0] - penalty, *separately[1:]) if separately else None
     if algorithm.advantage != "separate":
         advantage = advantages(algorithm.advantage, rewards)
-        spread = torch.ones(len(rewards), dtype=torch.bool) if algorithm.advantage == "reinforce_pp" else has_spread(rewards)
+        # the baseline of reinforce_pp is the batch's: a group that ties still teaches, a batch that ties does not
+        in_batch = algorithm.advantage == "reinforce_pp"
+        spread = has_spread(rewards.reshape(1, -1)).expand(len(rewards)) if in_batch else has_spread(rewards)
     else:
         quality, penalties, strength = separately or (rewards, torch.zeros_like(rewards), 0.0)
         advantage = separately_normalised(quality, penalties, strength)

@@ -7,6 +7,7 @@ bare running total, so a model warmed up on it can say the same in many lengths,
 import random
 from typing import Literal
 
+from counterpoint.errors import DataError
 from counterpoint.rl.types import Question
 
 INSTRUCTION = ""
@@ -14,19 +15,30 @@ INSTRUCTION = ""
 
 OPENINGS = ("", "", "let us add one number at a time.\n", "start with {first}.\n")
 CLOSINGS = ("", "", "so the total is {total}.\n")
+DRAWS_WITHOUT_NEW = 100_000
+"""So many draws in a row that give no new question mean that there are hardly any left."""
 
 
 def questions(split: Literal["train", "test"], seed: int, count: int, min_terms: int = 3, max_terms: int = 4) -> list[Question]:
     """`count` different questions; the same split, seed and options give the same ones, and no test question is in train.
 
-    A question belongs to a split by its own digits, so no seed can move it to the other.
+    A question belongs to a split by its own digits, so no seed can move it to the other. Raises `DataError` where there are not
+    as many as asked for.
     """
     generator = random.Random(f"{split} {seed}")
     seen: dict[str, Question] = {}
+    in_vain = 0
     while len(seen) < count:
+        if in_vain == DRAWS_WITHOUT_NEW:
+            raise DataError(
+                f"arithmetic: {count} {split} questions of {min_terms} to {max_terms} terms were asked for, and {len(seen)} were "
+                f"found before {in_vain} draws gave none that is new. Ask for fewer, or raise max_terms"
+            )
         terms = [generator.randint(10, 99) for _ in range(generator.randint(min_terms, max_terms))]
         text = "+".join(map(str, terms))
+        in_vain += 1
         if (split_of(terms) == split) and text not in seen:
+            in_vain = 0
             seen[text] = Question(
                 id=f"arithmetic/{split}/{text}",
                 text=text,

@@ -1,0 +1,187 @@
+"""Recipes: what is accepted, what is refused and in which words, and a page of documentation that is in step."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from counterpoint import toml
+from counterpoint.config import Recipe, load_recipe, shipped_recipes, validate
+from counterpoint.config_docs import configuration_markdown, type_text
+from counterpoint.errors import ConfigError
+
+SHIPPED = sorted(shipped_recipes().glob("*.toml"))
+MODELS = '[capable]\nmodel = "a"\n[light]\nmodel = "b"\n'
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        file = tmp_path / "recipe.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_shipped_recipe_parses(file):
+    recipe = load_recipe(file)
+    assert recipe.run.name
+    assert file.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_shipped_recipe_is_found_by_its_name(file):
+    assert load_recipe(file.stem) == load_recipe(file)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_shipped_recipe_shows_its_command(file):
+    head = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert "counterpoint " in head
+
+
+def test_the_published_settings_are_those_of_the_paper():
+    recipe = load_recipe(shipped_recipes() / "duet-qwen3-4b-0.6b.toml")
+    duet, algorithm = recipe.duet, recipe.algorithm
+    assert (recipe.capable.model, recipe.light.model) == ("Qwen/Qwen3-4B", "Qwen/Qwen3-0.6B")
+    assert (duet.questions, duet.signals, duet.answers) == (64, 4, 4)
+    assert (duet.max_signal_tokens, duet.max_answer_tokens, duet.length_scale) == (8192, 1024, 1000)
+    assert (recipe.control.kind, recipe.control.value, recipe.control.rate) == ("length_target", 0.0, 0.01)
+    assert recipe.capable.learning_rate == recipe.light.learning_rate == 1e-6
+    assert (recipe.capable.kl_coefficient, recipe.light.kl_coefficient, algorithm.kl_in) == (0.001, 0.0, "reward")
+    assert (algorithm.advantage, duet.questions // algorithm.optimizer_steps) == ("grpo", 32)
+    evaluation = recipe.evaluation
+    assert (evaluation.temperature, evaluation.top_p, evaluation.top_k) == (0.6, 0.95, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[run]\nstpes = 3\n", "run.stpes: no such setting; did you mean steps?"),
+        ("[rnu]\nsteps = 3\n", "rnu: no such setting; did you mean run?"),
+        ("[run]\nzzz = 3\n", "run.zzz: no such setting; there are name, directory"),
+        ("[run]\nsteps = 0\n", "run.steps: Input should be greater than or equal to 1 (it is 0)"),
+        ("[run]\nsteps = 'many'\n", "run.steps"),
+        ("[capable.lora]\nrnak = 3\n", "capable.lora.rnak: no such setting; did you mean rank?"),
+    ],
+)
+def test_names_the_setting_that_is_wrong(written, text, said):
+    with pytest.raises(ConfigError) as raised:
+        load_recipe(written(text + MODELS))
+    assert said in str(raised.value)
+    assert "recipe.toml" in str(raised.value)
+
+
+def test_a_model_must_be_given(written):
+    with pytest.raises(ConfigError, match=r"capable: must be given[\s\S]*light: must be given"):
+        load_recipe(written("[run]\nsteps = 3\n"))
+
+
+def test_what_is_not_toml_is_said(written):
+    with pytest.raises(ConfigError, match=r"recipe\.toml is not valid TOML"):
+        load_recipe(written("[run"))
+
+
+def test_a_recipe_that_is_not_there():
+    with pytest.raises(ConfigError, match=r"no recipe quickstart-deut; did you mean quickstart-duet\?"):
+        load_recipe("quickstart-deut")
+
+
+def test_overrides(written):
+    file = written(MODELS)
+    overrides = [
+        "run.steps=7",
+        "run.name=plain-text",
+        "evaluation.pass_at=[1, 2]",
+        "capable.lora.rank=4",
+        "duet.marginal_utility=false",
+    ]
+    recipe = load_recipe(file, overrides)
+    assert (recipe.run.steps, recipe.run.name, recipe.evaluation.pass_at) == (7, "plain-text", [1, 2])
+    assert recipe.capable.lora is not None
+    assert recipe.capable.lora.rank == 4
+    assert recipe.duet.marginal_utility is False
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("run.steps", "write it as section.key=value"),
+        ("run.stpes=3", "did you mean steps"),
+        ("capable.model.name=x", "model is a value, not a section"),
+    ],
+)
+def test_overrides_that_are_wrong(written, override, said):
+    with pytest.raises(ConfigError, match=said):
+        load_recipe(written(MODELS), [override])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"algorithm": {"kl_in": "loss", "kl_kind": "k1"}}, "zero expected gradient; use k2 or k3"),
+        ({"evaluation": {"samples": 2, "pass_at": [1, 4]}}, "pass_at asks for 4 samples, and samples is 2"),
+        ({"duet": {"signals": 1}}, "duet.signals is 1: a group of one has no baseline"),
+        ({"duet": {"answers": 1}}, "duet.answers is 1: m's group of one has no baseline"),
+    ],
+)
+def test_settings_that_contradict_each_other(values, said):
+    with pytest.raises(ConfigError) as raised:
+        validate({"capable": {"model": "a"}, "light": {"model": "b"}, **values}, "here")
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"duet": {"signals": 1}, "algorithm": {"advantage": "reinforce_pp"}},
+        {"duet": {"answers": 1, "light_groups": "question"}},
+        {"algorithm": {"kl_in": "loss", "kl_kind": "k3"}},
+    ],
+)
+def test_settings_that_make_sense_together(values):
+    validate({"capable": {"model": "a"}, "light": {"model": "b"}, **values}, "here")
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_recipe_survives_being_written(file):
+    recipe = load_recipe(file)
+    assert Recipe.model_validate(tomllib.loads(toml.dumps(recipe.model_dump()))) == recipe
+
+
+def test_toml_of_every_kind():
+    values = {
+        "a key": 'tab\t, quote ", back\\slash, line\n, delete \x7f, ü 🎼',
+        "numbers": [1, -2.5, 1e-06, 1e300, True],
+        "nested": [{"x": 1, "list": [[]]}, {}],
+        "table": {"empty": {}, "inner": {"deep.er": "x"}},
+        "last": False,
+    }
+    assert tomllib.loads(toml.dumps(values)) == values
+    assert tomllib.loads(toml.dumps({"x": None, "y": {"z": None}, "list": [{"z": None, "a": 1}]})) == {
+        "y": {},
+        "list": [{"a": 1}],
+    }
+
+
+def test_the_documentation_is_in_step():
+    page = Path(__file__).parents[1] / "docs" / "configuration.md"
+    assert page.read_text() == configuration_markdown(), "run: python -m counterpoint.config_docs"
+
+
+def test_the_documentation_has_every_setting():
+    page = configuration_markdown()
+    for section, field in Recipe.model_fields.items():
+        assert f"`[{section}]`" in page
+        for name in getattr(field.annotation, "model_fields", {}):
+            assert f"| `{name}` |" in page or f"`[{section}.{name}]`" in page
+    assert "| `aggregation` | `token`, `sequence`, `constant` |" in page
+    assert "| `model` | text | must be given |" in page
+    assert "number, > 0 and ≤ 1" in page
+
+
+def test_a_type_without_words_is_refused():
+    with pytest.raises(TypeError, match="no words"):
+        type_text(bytes)
