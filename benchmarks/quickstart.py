@@ -3,8 +3,8 @@
     python benchmarks/quickstart.py                      # five seeds, two at a time
     python benchmarks/quickstart.py --seeds 0 --jobs 1
 
-Every seed is a whole `counterpoint quickstart` in a process of its own with one thread. A seed that has been run is not run again, so
-an interrupted benchmark goes on where it stopped. Writes benchmarks/results/quickstart-cpu.json.
+Every seed is a whole `counterpoint quickstart` in a process of its own with one thread. A seed that has been run is not run
+again, so an interrupted benchmark goes on where it stopped. Writes benchmarks/results/quickstart-cpu.json.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from counterpoint.run import Run
 
 
 def quickstart(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool = False) -> Path:
-    """DUET on the tiny pair, the baseline M alone with the same penalty, and the evaluation of both. Returns the run directory."""
+    """DUET on the tiny pair, the baseline M alone with the same penalty, the evaluation of both. Returns the run directory."""
     began = time.monotonic()
     recipe = unused_name(load_recipe("quickstart-duet", overrides))
     run = Run.create(recipe, "duet", sys.argv)

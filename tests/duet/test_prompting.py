@@ -6,6 +6,7 @@ import pytest
 
 from counterpoint.duet.prompting import Renderer, answer_of
 from counterpoint.errors import ConfigError, DataError
+from counterpoint.policy.tiny import CHAT_TEMPLATE
 from pairs import tokenizer
 
 INSTRUCTION = "Give a number."
@@ -25,7 +26,7 @@ def said(tokens):
     return tokenizer().decode(list(tokens))
 
 
-def renderer(context_length=1000, instruction=INSTRUCTION, template=None, chat_template=tokenizer().chat_template):
+def renderer(context_length=1000, instruction=INSTRUCTION, template=None, chat_template=CHAT_TEMPLATE):
     return Renderer(with_template(chat_template), context_length, instruction, template)
 
 
@@ -79,10 +80,8 @@ def test_a_chat_template_that_drops_the_question_is_an_error():
 
 
 def test_a_chat_template_may_trim_the_question():
-    prompt = renderer(instruction="", chat_template="<|user|>{{ messages[0].content | trim }}<|assistant|>").signal_prompt(
-        " 1+2\n", 9
-    )
-    assert said(prompt) == "<|user|>1+2<|assistant|><think>\n"
+    own = renderer(instruction="", chat_template="<|user|>{{ messages[0].content | trim }}<|assistant|>")
+    assert said(own.signal_prompt(" 1+2\n", 9)) == "<|user|>1+2<|assistant|><think>\n"
 
 
 def test_a_tokenizer_without_an_end_token_is_an_error():

@@ -13,7 +13,7 @@ from counterpoint.rl.control import LengthTarget
 from counterpoint.rl.types import Completion
 from counterpoint.run import Run, read_metrics
 from fakes import FakePolicy
-from pairs import QUESTIONS, grade_by_bytes, learner, recipe_in, tiny_pair, tokenizer, toy_task, weights_of
+from pairs import QUESTIONS, grade_by_bytes, learner, recipe_in, same, tiny_pair, tokenizer, toy_task, trained, weights_of
 
 ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "separate")
 UNAIDED = "<think>\n\n</think>"
@@ -356,7 +356,7 @@ def test_an_accuracy_floor_is_a_share_of_what_the_capable_model_reaches_alone(tm
 
 def test_the_floor_is_logged_and_measured_once(tmp_path):
     recipe = recipe_in(tmp_path, control={"kind": "accuracy_floor", "floor": 0.9, "tolerance": 0.2})
-    pair, metrics, state = trained(recipe)
+    _, metrics, state = trained(recipe)
     assert {record["floor"] for record in metrics} == {state.floor}
     assert state.floor == pytest.approx(0.9 * state.capable_alone)
     _, _, again = trained(recipe, tiny_pair(recipe, seed=5), run=Run.open(tmp_path / "trial"))

@@ -53,6 +53,16 @@ def test_every_token_is_booked_once(name, capable, light, task):
     assert booked(sampled, "light") == sampled_by(light)
 
 
+@pytest.mark.parametrize("name", ["M alone", "m alone", "pair", "cut, m", "cut, answers"])
+def test_every_call_asks_the_questions_in_their_order(name, capable, light, task):
+    systems(capable, light)[name](task.test, SETTINGS)
+    asked = [f"<|user|>{question.text}<|assistant|><think>" for question in task.test for _ in range(3)]
+    for speaker in (capable, light):
+        for _, _, said in speaker.policy.calls:
+            prompts = [speaker.policy.tokenizer.decode(completion.prompt) for completion in said]
+            assert all(prompt.startswith(start) for prompt, start in zip(prompts, asked, strict=True))
+
+
 def test_calls_of_each_system(capable, light, task):
     calls = {
         name: {(len(attempt.capable), len(attempt.light)) for group in system(task.test, SETTINGS).attempts for attempt in group}

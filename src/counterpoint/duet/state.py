@@ -37,7 +37,7 @@ class State:
 
 
 def start_state(recipe: Recipe, capable: Speaker, questions: Sequence[Question], task: Task) -> State:
-    """λ's controller; for a floor that is a share of M alone's accuracy, that accuracy is measured, sampled as in training."""
+    """λ's controller; for a floor that is a share of M alone's accuracy, it is measured, sampled as in evaluation."""
     settings = recipe.control
     if settings.kind != "accuracy_floor":
         return State(controller_for(settings, floor=None))
@@ -45,7 +45,8 @@ def start_state(recipe: Recipe, capable: Speaker, questions: Sequence[Question],
         return State(controller_for(settings, settings.floor), floor=settings.floor)
     duet = recipe.duet
     asked = question_batch(questions, 0, min(len(questions), 8 * duet.questions), recipe.run.seed)
-    params = SamplingParams(duet.max_signal_tokens + duet.max_answer_tokens, duet.temperature)
+    served = recipe.evaluation
+    params = SamplingParams(duet.max_signal_tokens + duet.max_answer_tokens, served.temperature, served.top_p, served.top_k)
     alone = answer_alone(capable, asked, 2, params, seed_for(recipe.run.seed, "capable alone"))
     rewards, _ = score(task, asked, [[group] for group in alone], recipe.task.on_grader_error)
     accuracy = float(rewards.nanmean())

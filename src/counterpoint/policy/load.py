@@ -51,6 +51,9 @@ def load_policy(config: ModelConfig) -> LocalPolicy:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype), **extra)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(f"cannot load {config.model} as a causal language model: {error}") from error
+    if tokenizer.encode("a", add_special_tokens=False) == tokenizer.encode("b", add_special_tokens=False):
+        # where its files are missing, transformers makes an empty one and says nothing
+        raise ModelError(f"{config.model} has no tokenizer that knows letters; put its tokenizer files (tokenizer.json) there")
     if config.gguf_file:
         model.config.quantization_config = None  # it is a plain model now, and is saved as one
         del model.config.quantization_config

@@ -1,0 +1,159 @@
+"""The command line: what it says when something is wrong, and how little it loads."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from pairs import tiny_policy
+
+from counterpoint import cli
+from counterpoint.cli import main
+
+HEAVY = "torch transformers vllm trl peft fastapi datasets reasoning_gym math_verify matplotlib".split()
+EXTRAS = "vllm trl fastapi datasets reasoning_gym math_verify wandb trackio tensorboard matplotlib peft".split()
+COMMANDS = ("quickstart", "duet", "warmup", "resume", "eval", "plan", "tasks")
+
+
+def recipe_file(tmp_path, extra="", capable="nowhere/at/all", light="nowhere/at/all"):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        f'[run]\ndirectory = "{tmp_path}/runs"\nsteps = 1\n[task]\ntrain_limit = 8\ntest_limit = 8\n'
+        f'[capable]\nmodel = "{capable}"\n[light]\nmodel = "{light}"\n{extra}'
+    )
+    return str(file)
+
+
+def complaint(capsys, *arguments):
+    """What is printed on stderr by a command that fails."""
+    assert main(list(arguments)) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.startswith("counterpoint: ")
+    return said
+
+
+def test_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--help"])
+    assert exit.value.code == 0
+    said = capsys.readouterr().out
+    assert all(f"\n    {command} " in said for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0
+    assert f"counterpoint {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["dute"], ["duet"]])
+def test_a_wrong_command_shows_the_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+    assert "usage: counterpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["duet", "warmup", "plan"])
+def test_a_missing_recipe_is_one_line(capsys, command):
+    said = complaint(capsys, command, "quickstart-deut")
+    assert said == "counterpoint: there is no recipe quickstart-deut; did you mean quickstart-duet?\n"
+
+
+@pytest.mark.parametrize("command", ["duet", "warmup", "plan"])
+def test_a_typo_in_a_recipe_is_named_with_the_nearest_setting(capsys, tmp_path, command):
+    file = recipe_file(tmp_path, "[duet]\nsinals = 4\n")
+    said = complaint(capsys, command, file)
+    assert said == f"counterpoint: {file}:\n  duet.sinals: no such setting; did you mean signals?\n"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [("duet.signals", "write it as section.key=value"), ("duet.sinals=4", "did you mean signals"), ("run.name.x=1", "not a section")],
+)
+def test_a_wrong_override_is_named(capsys, tmp_path, override, expected):
+    said = complaint(capsys, "duet", recipe_file(tmp_path, '[evaluation]\nsamples = 4\n').replace("x", "x"), "--set", override, "--set", "run.name=\"a\"")
+    assert expected in said
+
+
+@pytest.mark.parametrize("arguments", [["duet"], ["duet", "--alone"], ["warmup"]])
+def test_a_missing_model_directory_is_one_line(capsys, tmp_path, arguments):
+    said = complaint(capsys, *arguments, recipe_file(tmp_path), "--quiet")
+    assert said == (
+        "counterpoint: there is no model directory nowhere/at/all; "
+        "give a directory with config.json, or a hub name such as owner/model\n"
+    )
+
+
+def test_a_missing_run_is_one_line(capsys, tmp_path):
+    said = complaint(capsys, "resume", str(tmp_path / "nothing"))
+    assert said.startswith(f"counterpoint: there is no run directory {tmp_path}/nothing")
+    assert said.count("\n") == 1
+
+
+def test_a_bug_keeps_its_trace(monkeypatch):
+    def tasks(options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "tasks", tasks)
+    with pytest.raises(ZeroDivisionError):
+        main(["tasks"])
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+    def tasks(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "tasks", tasks)
+    assert main(["tasks"]) == 130
+    assert "counterpoint resume RUN" in capsys.readouterr().err
+
+
+def test_tasks_are_shown_with_examples(capsys):
+    assert main(["tasks"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("arithmetic", "gsm8k", "jsonl:PATH"))
+
+
+def test_a_run_goes_from_recipe_to_models_and_can_be_resumed(capsys, tmp_path):
+    for role in ("capable", "light"):
+        tiny_policy(context_length=64).save(tmp_path / role)
+    duet = "[duet]\nquestions = 2\nsignals = 2\nanswers = 2\nmax_signal_tokens = 8\nmax_answer_tokens = 4\n"
+    control = '[control]\nkind = "constant"\n'
+    file = recipe_file(tmp_path, duet + control, tmp_path / "capable", tmp_path / "light")
+    assert main(["duet", file, "--quiet"]) == 0
+    run = tmp_path / "runs" / "run"
+    assert {path.name for path in (run / "models").iterdir()} == {"capable", "light"}
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    assert main(["resume", str(run), "--quiet"]) == 0
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+    assert "there is a run in" in complaint(capsys, "duet", file, "--quiet")
+
+
+def loaded_by(code, names):
+    """Which modules a fresh interpreter has loaded after `code`."""
+    script = f"{code}\nimport sys\nprint('loaded', *[name for name in {names!r} if name in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    return done.stderr.splitlines()[-1].split()[1:]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import counterpoint",
+        "import counterpoint.cli",
+        "from counterpoint.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from counterpoint.cli import main\nassert main(['duet', 'no-such-recipe']) == 1",
+    ],
+    ids=["the package", "the command line", "--help", "a wrong recipe"],
+)
+def test_nothing_heavy_is_loaded_by(code):
+    assert loaded_by(code, HEAVY) == []
+
+
+def test_no_extra_is_loaded_by_the_jobs():
+    assert loaded_by("import counterpoint.jobs", EXTRAS) == []
