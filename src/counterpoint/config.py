@@ -135,6 +135,9 @@ class ControlConfig(Section):
     )
     tolerance: float = Field(0.02, description="accuracy_floor: a shortfall of this much switches λ off.", gt=0)
     maximum: float = Field(1.0, description="accuracy_floor: λ's upper bound.", gt=0)
+    grace: int = Field(
+        0, description="accuracy_floor: steps in which λ stays at `value` while the floor has not been reached yet.", ge=0
+    )
 
 
 class PriceConfig(Section):

@@ -63,13 +63,9 @@ def test_separate_normalisation_keeps_the_strength_of_the_penalty_when_rewards_t
     # Penalties 0, 2: deviations -1, 1, unbiased standard deviation sqrt(2).
     rewards, penalties = torch.ones(1, 2), torch.tensor([[0.0, 2.0]])
     unit = 1 / math.sqrt(2)
-    torch.testing.assert_close(
-        separately_normalised(rewards, penalties, 0.1), torch.tensor([[0.1 * unit, -0.1 * unit]])
-    )
+    torch.testing.assert_close(separately_normalised(rewards, penalties, 0.1), torch.tensor([[0.1 * unit, -0.1 * unit]]))
     # Normalised as one number, the multiplier would be lost.
-    torch.testing.assert_close(
-        grpo(rewards - 0.1 * penalties), torch.tensor([[unit, -unit]]), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(grpo(rewards - 0.1 * penalties), torch.tensor([[unit, -unit]]), atol=1e-4, rtol=0)
 
 
 def test_separate_normalisation_is_grpo_when_penalties_tie_or_the_multiplier_is_zero():

@@ -195,9 +195,7 @@ def test_k3_kl_in_the_loss_equals_trl(make_trainer, numbers):
 
 def test_gspo_equals_trl(make_trainer, numbers):
     # The clip is narrow enough to bite: sequence ratios are closer to 1 than token ratios.
-    trainer = make_trainer(
-        loss_type="grpo", importance_sampling_level="sequence", epsilon=0.05, epsilon_high=0.05
-    )
+    trainer = make_trainer(loss_type="grpo", importance_sampling_level="sequence", epsilon=0.05, epsilon_high=0.05)
     spec = LossSpec("gspo", clip_low=0.05, clip_high=0.05, aggregation="sequence")
     assert_equal(our_loss(spec, numbers), trl_loss(trainer, numbers))
 

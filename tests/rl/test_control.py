@@ -147,3 +147,13 @@ def test_a_state_of_no_controller_is_refused(state, message):
 def test_a_quality_floor_that_cannot_work_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         QualityFloor(**fields)
+
+
+def test_quality_floor_waits_in_its_grace_until_quality_has_reached_the_floor_once():
+    state = QualityFloor(floor=0.9, value=0.5, rate=0.1, tolerance=0.02, smoothing=0.0, grace=3)
+    waiting = state.observe(0.5, 1.0)
+    assert (waiting.value, waiting.reached) == (0.5, False)
+    assert waiting.observe(0.5, 1.0).observe(0.5, 1.0).observe(0.5, 1.0).value == 0.0  # the fourth is after the grace
+    arrived = waiting.observe(0.9, 1.0)
+    assert arrived.reached
+    assert arrived.observe(0.5, 1.0).value == 0.0  # below the floor for good reason: no more grace

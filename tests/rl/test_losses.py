@@ -69,9 +69,7 @@ def test_gspo_uses_the_mean_log_ratio_of_the_sequence_for_every_token():
 
 def test_gspo_clips_the_whole_sequence_at_once():
     # The mean of 0.6 and 0 is 0.3, exp(0.3) = 1.35 > 1.28, so both tokens stop, the unmoved one too.
-    losses, gradient, sums = losses_and_gradient(
-        LossSpec("gspo"), row(-0.4, -1.0), row(-1.0, -1.0), row(1.0, 1.0)
-    )
+    losses, gradient, sums = losses_and_gradient(LossSpec("gspo"), row(-0.4, -1.0), row(-1.0, -1.0), row(1.0, 1.0))
     torch.testing.assert_close(losses, row(-1.28, -1.28))
     torch.testing.assert_close(gradient, row(0.0, 0.0))
     assert sums["clipped_tokens"] == 2
@@ -116,9 +114,7 @@ def test_truncated_importance_weights_scale_the_policy_term_only():
 
 
 def test_kl_to_the_reference_is_reported_without_a_coefficient():
-    losses, _, sums = losses_and_gradient(
-        LossSpec(kl_kind="k1"), row(-1.0), None, row(0.0), reference_logprobs=row(-1.5)
-    )
+    losses, _, sums = losses_and_gradient(LossSpec(kl_kind="k1"), row(-1.0), None, row(0.0), reference_logprobs=row(-1.5))
     assert losses.item() == 0
     assert sums["kl_sum"] == pytest.approx(0.5)
 
@@ -136,18 +132,14 @@ def test_padding_of_any_content_changes_nothing(name):
     mask = pad(torch.ones_like(OLD, dtype=torch.bool), False)
     for junk in (math.nan, -math.inf, 1e4):
         padded = {name: pad(value, junk) for name, value in others.items()}
-        losses, gradient, sums = losses_and_gradient(
-            spec, pad(NEW, junk), pad(OLD, -junk), pad(ADVANTAGES, junk), mask, **padded
-        )
+        losses, gradient, sums = losses_and_gradient(spec, pad(NEW, junk), pad(OLD, -junk), pad(ADVANTAGES, junk), mask, **padded)
         torch.testing.assert_close(losses, pad(plain[0], 0.0))
         torch.testing.assert_close(gradient, pad(plain[1], 0.0))
         assert sums == plain[2]
 
 
 def test_a_ratio_that_would_overflow_stays_finite():
-    losses, _, _ = losses_and_gradient(
-        LossSpec(), torch.zeros(1, 2), torch.full((1, 2), -1e4), torch.zeros(1, 2)
-    )
+    losses, _, _ = losses_and_gradient(LossSpec(), torch.zeros(1, 2), torch.full((1, 2), -1e4), torch.zeros(1, 2))
     assert losses.tolist() == [[0.0, 0.0]]
 
 

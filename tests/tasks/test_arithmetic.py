@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from counterpoint.errors import DataError
+from counterpoint.errors import ConfigError, DataError
 from counterpoint.tasks import arithmetic
 from counterpoint.tasks.arithmetic import questions
 
@@ -22,9 +22,15 @@ def test_the_same_seed_gives_the_same_questions_and_another_seed_others():
 
 def test_what_is_generated_does_not_change():
     """The built-in pair was warmed up on these; a change here would need new models."""
-    first = questions("train", 0, 3)
+    first = questions("train", 0, 3, styles=["bare", "sum", "digits"])
     assert first[1].trace == "133\n202\n"
+    assert questions("train", 1, 2)[1].trace == "+80=122\n+27=149\n"
     assert [question.text for question in first] == ["60+76+16+77", "83+50+69", "98+47+45+54"]
+
+
+def test_a_style_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="no style 'poem'; choose three of bare, chain, sum"):
+        questions("train", 0, 3, styles=["poem", "poem", "poem"])
 
 
 def test_a_question_is_three_or_four_different_sums_of_two_digit_numbers():
@@ -63,14 +69,27 @@ def test_worked_solutions_are_right_line_by_line():
 
 
 def check_line(line, running, term, total):
-    if line in (str(total), f"{running}+{term}={total}"):
+    if line in (str(total), f"+{term}={total}", f"{running}+{term}={total}"):
         return
-    at_length = re.fullmatch(rf"{running}\+{term}: ones (\d+)(, carry 1)?, tens (\d+), so {total}", line)
+    digits = re.fullmatch(rf"{running}\+{term}: ones (\d+)(, carry 1)?, tens (\d+), so {total}", line)
+    explained = re.fullmatch(rf"{running}\+{term}: ones \d\+\d=(\d+)(, carry 1:|,) tens [\d+]+=(\d+), so {total}", line)
+    at_length = digits or explained
     assert at_length, line
-    ones, carried, tens = int(at_length[1]), at_length[2] is not None, int(at_length[3])
+    ones, carried, tens = int(at_length[1]), "carry" in (at_length[2] or ""), int(at_length[3])
     assert ones == running % 10 + term % 10
     assert carried == (ones > 9)
     assert 10 * tens + ones % 10 == total
+    for left, right in re.findall(r"(?:ones|tens) ([\d+]+)=(\d+)", line):
+        assert sum(map(int, left.split("+"))) == int(right)
+
+
+@pytest.mark.parametrize("style", ["bare", "chain", "sum", "digits", "explained"])
+def test_every_style_says_the_same_sum(style):
+    for question in questions("train", 3, 200, styles=[style] * 3):
+        terms = terms_of(question)
+        lines = [line for line in question.trace.splitlines() if not line.startswith(("let us", "start", "so the"))]
+        for line, total, term in zip(lines, running_totals(terms), terms[1:], strict=False):
+            check_line(line, total - term, term, total)
 
 
 def test_solutions_come_in_many_lengths():

@@ -64,7 +64,12 @@ def controller_for(settings: ControlConfig, floor: float | None) -> control.Cont
         return control.LengthTarget(settings.value, settings.rate)
     assert floor is not None
     return control.QualityFloor(
-        floor=floor, value=settings.value, rate=settings.rate, tolerance=settings.tolerance, maximum=settings.maximum
+        floor=floor,
+        value=settings.value,
+        rate=settings.rate,
+        tolerance=settings.tolerance,
+        maximum=settings.maximum,
+        grace=settings.grace,
     )
 
 

@@ -78,12 +78,16 @@ class QualityFloor:
     """Weight of the past in the moving average of quality. More is steadier and later, and lateness makes
     waves."""
     maximum: float = 1.0
+    grace: int = 0
+    """Observations during which a quality that has never been at the floor leaves the multiplier alone."""
     integral: float | None = None
     """State. None: starts at `value`."""
     average: float = 0.0
     """State: the moving average, before the correction for its start at zero."""
     observations: int = 0
     """State: how many there were."""
+    reached: bool = False
+    """State: whether the smoothed quality has been at the floor."""
 
     def __post_init__(self) -> None:
         integral = self.value if self.integral is None else self.integral
@@ -110,12 +114,21 @@ class QualityFloor:
         average = self.smoothing * self.average + (1 - self.smoothing) * quality
         smoothed = average / (1 - self.smoothing**observations)
 
+        if not self.reached and smoothed < self.floor and observations <= self.grace:
+            return replace(self, average=average, observations=observations)
         error = _clip((smoothed - self.floor) / self.tolerance, -self.fall, 1.0)
         before = self.value if self.integral is None else self.integral
         integral = _clip(before + self.rate * error, 0.0, self.maximum)
         shortfall = max(0.0, self.floor - min(quality, smoothed))
         value = integral * max(0.0, 1 - shortfall / self.tolerance)
-        return replace(self, value=value, integral=integral, average=average, observations=observations)
+        return replace(
+            self,
+            value=value,
+            integral=integral,
+            average=average,
+            observations=observations,
+            reached=self.reached or smoothed >= self.floor,
+        )
 
 
 Controller = Constant | LengthTarget | QualityFloor
