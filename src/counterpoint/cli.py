@@ -79,11 +79,12 @@ def quickstart(options: argparse.Namespace) -> None:
 
 
 def duet(options: argparse.Namespace) -> None:
-    from counterpoint import jobs
     from counterpoint.config import load_recipe
+
+    recipe = load_recipe(options.recipe, options.set)  # before torch is imported: a typo is answered at once
+    from counterpoint import jobs
     from counterpoint.run import Run
 
-    recipe = load_recipe(options.recipe, options.set)
     if options.alone:
         jobs.alone(Run.create(jobs.alone_recipe(recipe), "alone", sys.argv), screens(options.quiet))
     else:
@@ -91,11 +92,13 @@ def duet(options: argparse.Namespace) -> None:
 
 
 def warmup(options: argparse.Namespace) -> None:
-    from counterpoint import jobs
     from counterpoint.config import load_recipe
+
+    recipe = load_recipe(options.recipe, options.set)
+    from counterpoint import jobs
     from counterpoint.run import Run
 
-    jobs.warmup(Run.create(load_recipe(options.recipe, options.set), "warmup", sys.argv), screens(options.quiet))
+    jobs.warmup(Run.create(recipe, "warmup", sys.argv), screens(options.quiet))
 
 
 def resume(options: argparse.Namespace) -> None:
