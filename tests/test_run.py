@@ -251,6 +251,8 @@ def test_survives_being_killed_in_a_checkpoint(tmp_path, moment, step, survivor)
     assert restored[0] == survivor
     if survivor == 5:
         assert restored[1] == {"try": 1}
+    # no leftovers, and no half of a checkpoint that was being removed
+    assert [path.name for path in (run.directory / "checkpoints").iterdir()] == [f"step-{survivor:06d}"]
     assert not [path for path in run.directory.rglob("*") if path.suffix in (".tmp", ".old")]
 
 

@@ -89,6 +89,9 @@ class AlgorithmConfig(Section):
     constant_length: int | None = Field(None, description="What `constant` divides by; default: the step's longest.", ge=1)
     kl_in: Literal["reward", "loss"] = Field("reward", description="Where each model's KL term goes.")
     kl_kind: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator of the KL.")
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="Learning rates stay, or fall in a line to zero at the last step."
+    )
     optimizer_steps: int = Field(1, description="Optimizer steps a training step, the same for both models.", ge=1)
     max_importance_weight: float | None = Field(
         None,

@@ -12,7 +12,7 @@ from counterpoint.duet.state import State, after
 from counterpoint.duet.train import Step, sample_rows
 from counterpoint.errors import TrainingError
 from counterpoint.rl.data import seed_for
-from counterpoint.rl.learn import Learner, learn
+from counterpoint.rl.learn import Learner, learn, scheduled
 from counterpoint.rl.types import Question, SamplingParams
 from counterpoint.tasks.base import Task
 
@@ -38,9 +38,9 @@ def alone_step(
     lengths_Q_G = torch.tensor([[len(c.tokens) for c in group] for group in responses_Q_G]).float()
     shaped_Q_G = reward.signal_reward(rewards_Q_G, lengths_Q_G, multiplier, duet.length_scale)
     penalties_Q_G = lengths_Q_G / duet.length_scale
-    learned = learn(
-        capable, responses_Q_G, shaped_Q_G, recipe.algorithm, duet.temperature, (rewards_Q_G, penalties_Q_G, multiplier)
-    )
+    rate = scheduled(recipe.algorithm, step, recipe.run.steps)
+    separately = (rewards_Q_G, penalties_Q_G, multiplier)
+    learned = learn(capable, responses_Q_G, shaped_Q_G, recipe.algorithm, duet.temperature, separately, rate)
 
     accuracy, mean_length = float(rewards_Q_G.mean()), float(lengths_Q_G.mean())
     controller = state.controller.observe(accuracy, mean_length / duet.length_scale)

@@ -19,7 +19,7 @@ from counterpoint.duet.scoring import score
 from counterpoint.duet.state import State, after, check_progress, start_state
 from counterpoint.errors import ConfigError, TrainingError
 from counterpoint.rl.data import question_batch, seed_for
-from counterpoint.rl.learn import Learner, learn
+from counterpoint.rl.learn import Learner, learn, scheduled
 from counterpoint.rl.types import Completion, Question, SamplingParams
 from counterpoint.run import Run
 from counterpoint.tasks.base import Task
@@ -135,13 +135,16 @@ def duet_step(
 
     # 4. and 5. Advantages and updates: M learns from the shaped rewards of its signals, m from those of its aided answers.
     metrics: dict[str, float] = {}
+    rate = scheduled(algorithm, step, recipe.run.steps)
     if capable.config.train:
         penalties_Q_G = lengths_Q_G / duet.length_scale
-        learned = learn(capable, signals_Q_G, shaped_Q_G, algorithm, duet.temperature, (aided_Q_G, penalties_Q_G, multiplier))
+        learned = learn(
+            capable, signals_Q_G, shaped_Q_G, algorithm, duet.temperature, (aided_Q_G, penalties_Q_G, multiplier), rate
+        )
         metrics |= {f"capable_{name}": value for name, value in learned.items()}
     if light.config.train:
         groups, rewards = light_groups(answers_Q_G_A, rewards_Q_G_A, duet.light_groups)
-        learned = learn(light, groups, rewards, algorithm, duet.temperature)
+        learned = learn(light, groups, rewards, algorithm, duet.temperature, rate=rate)
         metrics |= {f"light_{name}": value for name, value in learned.items()}
 
     # 6. The multiplier answers to what the step showed.

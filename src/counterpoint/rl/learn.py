@@ -31,10 +31,12 @@ def learn(
     algorithm: AlgorithmConfig,
     temperature: float,
     separately: tuple[Tensor, Tensor, float] | None = None,
+    rate: float = 1.0,
 ) -> dict[str, float]:
     """Turn the rewards [N, G] of groups of completions into advantages and one update; groups without spread are dropped.
 
-    `separately` is (rewards, penalties, λ) for the advantage that normalises the two on their own.
+    `separately` is (rewards, penalties, λ) for the advantage that normalises the two on their own; `rate` scales the learner's
+    learning rate.
     """
     policy, coefficient = learner.speaker.policy, learner.config.kl_coefficient
     reference_rows: list[list[tuple[float, ...]]] | None = None
@@ -77,7 +79,12 @@ def learn(
         reference_logprobs=[row for i in used for row in reference_rows[i]] if in_loss and reference_rows else None,
     )
     loss = loss_spec(algorithm, temperature, coefficient if in_loss else 0.0, max(len(c.tokens) for c in completions))
-    return metrics | policy.update(data, loss, learner.config.learning_rate, algorithm.optimizer_steps)
+    return metrics | policy.update(data, loss, rate * learner.config.learning_rate, algorithm.optimizer_steps)
+
+
+def scheduled(algorithm: AlgorithmConfig, step: int, steps: int) -> float:
+    """The share of the learning rate at a step, counted from 0."""
+    return 1.0 if algorithm.schedule == "constant" else 1 - step / steps
 
 
 def loss_spec(algorithm: AlgorithmConfig, temperature: float, kl_coefficient: float, longest: int) -> LossSpec:
