@@ -21,6 +21,7 @@ SIGNAL_CHARACTERS = 600
 SIGNAL_LINES = 8
 NAMES = {
     "aided_accuracy": "aided accuracy",
+    "accuracy": "accuracy",
     "unaided_accuracy": "unaided accuracy",
     "floor": "accuracy to keep",
     "signal_tokens": "M's tokens a signal",

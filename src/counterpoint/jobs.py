@@ -1,5 +1,6 @@
 """What the commands do: from a recipe to models, a task, a run and an evaluation."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -129,7 +130,7 @@ def evaluate(what: str, overrides: Sequence[str], out: Path | None, quiet: bool)
     from rich.console import Console
 
     directory = Path(what)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     is_run = directory.is_dir()
     recipe = with_overrides(Run.open(directory).recipe if is_run else load_recipe(what), overrides)
     out = out or (directory if is_run else Path(recipe.run.directory) / f"{recipe.run.name}-untrained")

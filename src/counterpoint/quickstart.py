@@ -21,7 +21,7 @@ def quickstart(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool =
     jobs.duet(run, screen)
     if recipe.evaluation.solo:
         jobs.alone(Run.create(jobs.alone_recipe(recipe), "alone", sys.argv), screen)
-    jobs.evaluate(str(run.directory), quiet=quiet)
+    jobs.evaluate(str(run.directory), (), None, quiet)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Everything is in {run.directory}:")
     for name, what in CONTENTS.items():

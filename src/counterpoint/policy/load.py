@@ -56,8 +56,8 @@ def load_policy(config: ModelConfig) -> LocalPolicy:
         raise ModelError(f"{config.model} has no tokenizer that knows letters; put its tokenizer files (tokenizer.json) there")
     if config.gguf_file:
         model.config.quantization_config = None  # it is a plain model now, and is saved as one
-        del model.config.quantization_config
-    model.to(device)
+        del model.config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
+    model.to(device)  # pyright: ignore[reportArgumentType]
     if not config.train:
         model.requires_grad_(False)
     elif config.lora is not None:

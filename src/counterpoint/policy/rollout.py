@@ -32,8 +32,7 @@ class GrowingLayer(DynamicLayer):
         self._room_keys[..., self.used : end, :] = key_states
         self._room_values[..., self.used : end, :] = value_states
         self.used = end
-        self._show()
-        return self.keys, self.values
+        return self._show()
 
     def _grow(self, key_states: Tensor, value_states: Tensor, room: int) -> None:
         fresh = not self.is_initialized
@@ -46,9 +45,10 @@ class GrowingLayer(DynamicLayer):
             self._room_keys[..., : self.used, :] = old_keys
             self._room_values[..., : self.used, :] = old_values
 
-    def _show(self) -> None:
-        self.keys = self._room_keys[..., : self.used, :]
-        self.values = self._room_values[..., : self.used, :]
+    def _show(self) -> tuple[Tensor, Tensor]:
+        keys, values = self._room_keys[..., : self.used, :], self._room_values[..., : self.used, :]
+        self.keys, self.values = keys, values
+        return keys, values
 
     def get_seq_length(self) -> int:
         return self.used

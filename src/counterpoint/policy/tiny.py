@@ -57,8 +57,8 @@ def new_model(
         head_dim=hidden_size // heads,
         max_position_embeddings=context_length,
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|end|>"),
-        pad_token_id=tokenizer.convert_tokens_to_ids("<|pad|>"),
+        eos_token_id=SPECIAL_TOKENS.index("<|end|>"),
+        pad_token_id=SPECIAL_TOKENS.index("<|pad|>"),  # special tokens come first in the vocabulary
         bos_token_id=None,
     )
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

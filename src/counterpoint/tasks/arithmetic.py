@@ -1,7 +1,8 @@
 """The built-in task: sums of two-digit numbers, with worked solutions of mixed verbosity.
 
-A question is `47+38+65`; its solution adds one number at a time. A line of the solution says a step in one of several styles, from
-digit by digit to the bare running total, so a model warmed up on it can say the same in many lengths, and training can choose.
+A question is `47+38+65`; its solution adds one number at a time. A line of the solution says a step in one of several styles,
+from digit by digit to the bare running total, so a model warmed up on it can say the same in many lengths, and training can
+choose.
 """
 
 import random
