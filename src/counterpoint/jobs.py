@@ -149,14 +149,14 @@ def evaluate(what: str, overrides: Sequence[str], out: Path | None, quiet: bool)
         measure = {"shapes": shapes, "directory": out, "on_progress": on_progress}
         if is_run:
             run = Run.open(directory)
-            trained = {role: trained_model(run, role, frozen[role]) for role in ("capable", "light")}
             beside = directory.with_name(f"{directory.name}-alone")
             solo = frozen["capable"].model_copy(update={"model": str(beside / "models" / "capable"), "gguf_file": None})
             speakers = Speakers(
-                capable,
-                light,
-                *(speaker_of(trained[role], task.instruction) for role in ("capable", "light")),
-                speaker_of(solo, task.instruction) if Path(solo.model).is_dir() else None,
+                initial_capable=capable,
+                initial_light=light,
+                trained_capable=speaker_of(trained_model(run, "capable", frozen["capable"]), task.instruction),
+                trained_light=speaker_of(trained_model(run, "light", frozen["light"]), task.instruction),
+                solo_capable=speaker_of(solo, task.instruction) if Path(solo.model).is_dir() else None,
             )
             evaluation = evaluate_pair(speakers, task, recipe, **measure)
         else:
