@@ -138,6 +138,7 @@ def test_a_run_goes_from_recipe_to_models_and_can_be_resumed(capsys, tmp_path):
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
     assert main(["resume", str(run), "--quiet"]) == 0
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+    capsys.readouterr()
     assert "there is a run in" in complaint(capsys, "duet", file, "--quiet")
 
 

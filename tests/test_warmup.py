@@ -27,8 +27,8 @@ def recipe_for(directory, role="capable", steps=25, rate=3e-2, **warmup):
     )
 
 
-def speaker(seed=0):
-    return Speaker(tiny_policy(seed), Renderer(tokenizer(), 96))
+def speaker(seed=0, hidden_size=16):
+    return Speaker(tiny_policy(seed, hidden_size), Renderer(tokenizer(), 96))
 
 
 def warmed(recipe, one, observe=lambda step, metrics: None, run=None):
@@ -109,7 +109,7 @@ def test_it_reads_and_writes_what_training_does(tmp_path):
 
 
 def test_the_end_of_the_answer_is_learned(tmp_path):
-    one = speaker()
+    one = speaker(hidden_size=32)
     warmed(recipe_for(tmp_path, steps=60, rate=3e-2), one)
     responses = answer_alone(one, QUESTIONS, 1, SamplingParams(30, temperature=0), seed=0)
     ended = [response for [response] in responses if response.stop == "end" and "</think>" in response.text]

@@ -163,7 +163,7 @@ def test_two_frozen_models_are_an_error(tmp_path):
 
 @pytest.mark.parametrize("optimizer_steps", [1, 2])
 def test_both_models_take_the_same_number_of_optimizer_steps(tmp_path, optimizer_steps):
-    recipe = recipe_in(tmp_path, algorithm={"optimizer_steps": optimizer_steps, "advantage": "reinforce_pp"})
+    recipe = recipe_in(tmp_path, algorithm={"optimizer_steps": optimizer_steps}, control={"value": 0.5})
     pair, _, _ = trained(recipe, fake_pair(recipe))
     assert [one.speaker.policy.updates for one in pair] == [3 * optimizer_steps] * 2
 
@@ -301,7 +301,7 @@ def test_steps_without_any_spread_bring_a_warning_that_says_what_to_change(tmp_p
 
 
 def test_updates_that_are_not_finite_are_counted_and_end_the_run_after_several_in_a_row(tmp_path):
-    recipe = recipe_in(tmp_path, run={"steps": 30}, light={"train": False})
+    recipe = recipe_in(tmp_path, run={"steps": 30}, light={"train": False}, control={"value": 0.5})
     capable = NotFinite(finite=(4,))
     capable.reply = lambda prompt, i: "a" * (i + 1) + "</think>"
     with pytest.raises(TrainingError, match=r"5 updates in a row .*not finite.* Lower the learning rate"):
