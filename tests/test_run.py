@@ -5,8 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -205,47 +203,40 @@ def test_a_checkpoint_that_cannot_be_read_is_named(run, name):
         run.restore(policies())
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from fakes import FakePolicy
-from counterpoint import files
-from counterpoint.run import Run
-
-run = Run.open(sys.argv[1])
-moment = sys.argv[2]
-die = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
-
-class Dying(FakePolicy):
-    def save(self, directory):
-        (directory / "weights.json").write_text('{"updates": 1')
-        die()
-
-light = FakePolicy()
-if moment == "saving":
-    light = Dying()
-elif moment == "moving":
-    files.sync_folder = die
-elif moment == "replacing":
-    rename = Path.rename
-    Path.rename = lambda path, target: die() if path.name.endswith(".tmp") else rename(path, target)
-elif moment == "pruning":
-    files.shutil.rmtree = lambda path, **options: Path(path).exists() and die()
-run.checkpoint(int(sys.argv[3]), {"capable": FakePolicy(), "light": light}, {"try": 2})
-"""
+def die(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
+def checkpoint_and_die(run, step, moment, monkeypatch):
+    """In a process of its own: a checkpoint that is killed at `moment`."""
+    light = FakePolicy()
+    if moment == "saving":
+        light.save = lambda directory: ((directory / "weights.json").write_text('{"updates": 1'), die())
+    elif moment == "moving":
+        monkeypatch.setattr(files, "sync_folder", die)
+    elif moment == "replacing":
+        rename = Path.rename
+        monkeypatch.setattr(Path, "rename", lambda path, to: die() if path.suffix == ".tmp" else rename(path, to))
+    elif moment == "pruning":
+        monkeypatch.setattr(files.shutil, "rmtree", lambda path, **options: Path(path).exists() and die())
+    run.checkpoint(step, {"capable": FakePolicy(), "light": light}, {"try": 2})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize(
     ("moment", "step", "survivor"),
     [("saving", 10, 5), ("moving", 10, 5), ("replacing", 5, 5), ("pruning", 10, 10)],
 )
-def test_survives_being_killed_in_a_checkpoint(tmp_path, moment, step, survivor):
+def test_survives_being_killed_in_a_checkpoint(tmp_path, monkeypatch, moment, step, survivor):
     run = Run.create(recipe(tmp_path, keep_checkpoints=1), "duet")
     run.checkpoint(5, trained(5), {"try": 1})
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(run.directory), moment, str(step)], env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    child = os.fork()  # not a fresh interpreter, which would spend seconds on importing torch
+    if child == 0:
+        try:
+            checkpoint_and_die(run, step, moment, monkeypatch)
+        finally:
+            os._exit(1)  # it was to be dead by now
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     restored = Run.open(run.directory).restore(policies())
     assert restored is not None
     assert restored[0] == survivor
