@@ -185,3 +185,11 @@ def test_the_documentation_has_every_setting():
 def test_a_type_without_words_is_refused():
     with pytest.raises(TypeError, match="no words"):
         type_text(bytes)
+
+
+def test_a_multiplier_above_its_maximum_and_a_pass_at_zero_are_refused():
+    models = {"capable": {"model": "a"}, "light": {"model": "b"}}
+    with pytest.raises(ConfigError, match=r"value 2\.0 is above maximum 1\.0"):
+        validate({**models, "control": {"value": 2.0}}, "recipe")
+    with pytest.raises(ConfigError, match="pass_at must be 1 or more, got 0"):
+        validate({**models, "evaluation": {"pass_at": [0]}}, "recipe")

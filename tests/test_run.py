@@ -377,3 +377,15 @@ def test_what_a_recipe_cannot_hold_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"task\.options\.grader\.function is"):
         Run.create(broken, "duet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_failed_before_its_first_step_does_not_stand_in_the_way(tmp_path):
+    with pytest.raises(TrainingError), Run.create(recipe(tmp_path), "duet"):
+        raise TrainingError("the model's name was misspelt")
+    again = Run.create(recipe(tmp_path), "duet")
+    assert again.status == "running"
+    with pytest.raises(RunError, match="there is a run"):  # it may be under way
+        Run.create(recipe(tmp_path), "duet")
+    again.log(1, {"reward": 1.0})
+    with pytest.raises(RunError, match="resume it"):
+        Run.create(recipe(tmp_path), "duet")

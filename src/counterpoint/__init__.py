@@ -1,3 +1,3 @@
-"""Post-train language models to say less (DUET) and to keep many ways to be right (DQO)."""
+"""Post-train a capable and a light language model to say less and stay right (DUET)."""
 
 __version__ = "0.1.0"

@@ -68,7 +68,7 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights and the computation.")
     device: str = Field("auto", description="`auto` takes the GPU if there is one.")
     lora: LoraConfig | None = Field(None, description="Train adapters, not the weights.")
-    template: str | None = Field(None, description="Prompt with {question}, for models without a chat template.")
+    template: str | None = Field(None, description="Prompt with {question}; takes the place of the chat template.")
     tokens_per_microbatch: int = Field(16_384, description="Tokens in one forward and backward pass.", ge=1)
     tokens_per_rollout: int = Field(262_144, description="Tokens of cache that one sampling batch may fill.", ge=1)
     kl_coefficient: float = Field(0.0, description="Weight of the KL to the starting model.", ge=0)
@@ -90,7 +90,7 @@ class AlgorithmConfig(Section):
     kl_in: Literal["reward", "loss"] = Field("reward", description="Where each model's KL term goes.")
     kl_kind: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator of the KL.")
     schedule: Literal["constant", "linear"] = Field(
-        "constant", description="Learning rates stay, or fall in a line to zero at the last step."
+        "constant", description="Learning rates stay, or fall in a line towards zero."
     )
     optimizer_steps: int = Field(1, description="Optimizer steps a training step, the same for both models.", ge=1)
     max_importance_weight: float | None = Field(
@@ -116,7 +116,10 @@ class DuetConfig(Section):
     max_answer_tokens: int = Field(1024, description="m's budget.", ge=1)
     temperature: float = Field(1.0, description="Of all training samples.", gt=0)
     length_scale: float = Field(1000.0, description="B: a signal of B tokens costs λ.", gt=0)
-    marginal_utility: bool = Field(True, description="Subtract the unaided reward from M's.")
+    marginal_utility: bool = Field(
+        True,
+        description="Subtract the unaided reward from M's; only reinforce_pp, whose baseline is not the question's, can tell.",
+    )
     unaided_every: int = Field(
         10, description="Steps between measurements of the unaided reward where only the log uses it.", ge=1
     )
@@ -141,6 +144,12 @@ class ControlConfig(Section):
     grace: int = Field(
         0, description="accuracy_floor: steps in which λ stays at `value` while the floor has not been reached yet.", ge=0
     )
+
+    @model_validator(mode="after")
+    def _starts_within_its_bounds(self) -> Self:
+        if self.kind == "accuracy_floor" and self.value > self.maximum:
+            raise ValueError(f"value {self.value} is above maximum {self.maximum}; raise maximum or lower value")
+        return self
 
 
 class PriceConfig(Section):
@@ -167,6 +176,8 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:
+        if min(self.pass_at, default=1) < 1:
+            raise ValueError(f"pass_at must be 1 or more, got {min(self.pass_at)}")
         if max(self.pass_at, default=1) > self.samples:
             raise ValueError(f"pass_at asks for {max(self.pass_at)} samples, and samples is {self.samples}")
         return self
@@ -232,11 +243,12 @@ def find_recipe(path: str | Path) -> Path:
     """The file that a path or a shipped recipe's name stands for."""
     if Path(path).is_file():
         return Path(path)
-    shipped = shipped_recipes() / f"{Path(path).stem}.toml"
+    name = Path(path).name.removesuffix(".toml")  # not the stem: model sizes have a point in them
+    shipped = shipped_recipes() / f"{name}.toml"
     if shipped.is_file() and Path(path).parent == Path():
         return shipped
-    names = sorted(file.stem for file in shipped_recipes().glob("*.toml"))
-    near = difflib.get_close_matches(Path(path).stem, names, n=1)
+    names = sorted(file.name.removesuffix(".toml") for file in shipped_recipes().glob("*.toml"))
+    near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"recipes that ship with the package: {', '.join(names)}"
     raise ConfigError(f"there is no recipe {path}; {hint}")
 

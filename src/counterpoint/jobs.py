@@ -80,10 +80,11 @@ def learner_of(config: ModelConfig, instruction: str) -> Learner:
 def duet(run: Run, screen: ScreenMaker) -> State:
     """Train the pair of a run, from its last checkpoint if it has one, and write its models."""
     recipe = run.recipe
-    task = task_of(recipe)
-    capable, light = learner_of(recipe.capable, task.instruction), learner_of(recipe.light, task.instruction)
-    with run, screen(f"DUET · {recipe.run.name}", recipe.run.steps, 0) as shown:
-        state = train(run, capable, light, task, showing(shown), shown.warn)
+    with run:
+        task = task_of(recipe)
+        capable, light = learner_of(recipe.capable, task.instruction), learner_of(recipe.light, task.instruction)
+        with screen(f"DUET · {recipe.run.name}", recipe.run.steps, 0) as shown:
+            state = train(run, capable, light, task, showing(shown), shown.warn)
         run.finish({"capable": capable.speaker.policy, "light": light.speaker.policy}, summary_of(state))
     return state
 
@@ -91,11 +92,12 @@ def duet(run: Run, screen: ScreenMaker) -> State:
 def alone(run: Run, screen: ScreenMaker) -> State:
     """Train M alone with the same length penalty; its run directory holds one model, `capable`."""
     recipe = run.recipe
-    task = task_of(recipe)
-    capable = learner_of(recipe.capable, task.instruction)
-    nobody = Learner(capable.speaker, recipe.light.model_copy(update={"train": False}))
-    with run, screen(f"M alone · {recipe.run.name}", recipe.run.steps, 0) as shown:
-        state = train(run, capable, nobody, task, showing(shown), shown.warn, step_function=alone_step)
+    with run:
+        task = task_of(recipe)
+        capable = learner_of(recipe.capable, task.instruction)
+        nobody = Learner(capable.speaker, recipe.light.model_copy(update={"train": False}))
+        with screen(f"M alone · {recipe.run.name}", recipe.run.steps, 0) as shown:
+            state = train(run, capable, nobody, task, showing(shown), shown.warn, step_function=alone_step)
         run.finish({"capable": capable.speaker.policy}, summary_of(state))
     return state
 
@@ -104,11 +106,14 @@ def warmup(run: Run, screen: ScreenMaker) -> None:
     """Train one model of a recipe on worked solutions, from random weights if the recipe says so."""
     recipe = run.recipe
     settings = recipe.warmup or WarmupConfig()  # pyright: ignore[reportCallIssue]
-    task = task_of(recipe)
     config: ModelConfig = getattr(recipe, settings.role)
-    speaker = new_speaker(config, settings, task, recipe.run.seed) if settings.new_model else speaker_of(config, task.instruction)
-    with run, screen(f"Warm-up · {recipe.run.name}", recipe.run.steps, 0) as shown:
-        warm_up(run, speaker, task, lambda step, metrics: shown.update(step, metrics))
+    with run:
+        task = task_of(recipe)
+        speaker = (
+            new_speaker(config, settings, task, recipe.run.seed) if settings.new_model else speaker_of(config, task.instruction)
+        )
+        with screen(f"Warm-up · {recipe.run.name}", recipe.run.steps, 0) as shown:
+            warm_up(run, speaker, task, lambda step, metrics: shown.update(step, metrics))
         run.finish({settings.role: speaker.policy}, {})
 
 
@@ -149,6 +154,10 @@ def evaluate(what: str, overrides: Sequence[str], out: Path | None, quiet: bool)
         measure = {"shapes": shapes, "directory": out, "on_progress": on_progress}
         if is_run:
             run = Run.open(directory)
+            if run.kind != "duet":
+                raise RunError(
+                    f"{directory} is a run of kind {run.kind}, without a pair; evaluate the run that `counterpoint duet` made"
+                )
             beside = directory.with_name(f"{directory.name}-alone")
             solo = frozen["capable"].model_copy(update={"model": str(beside / "models" / "capable"), "gguf_file": None})
             speakers = Speakers(
@@ -156,9 +165,11 @@ def evaluate(what: str, overrides: Sequence[str], out: Path | None, quiet: bool)
                 initial_light=light,
                 trained_capable=speaker_of(trained_model(run, "capable", frozen["capable"]), task.instruction),
                 trained_light=speaker_of(trained_model(run, "light", frozen["light"]), task.instruction),
-                solo_capable=speaker_of(solo, task.instruction) if Path(solo.model).is_dir() else None,
+                solo_capable=speaker_of(solo, task.instruction) if recipe.evaluation.solo and Path(solo.model).is_dir() else None,
             )
             evaluation = evaluate_pair(speakers, task, recipe, **measure)
+            if speakers.solo_capable is None:
+                console.print(f"To see what m contributes, train M alone too: counterpoint duet {directory}/config.toml --alone")
         else:
             systems = {REFERENCE: capable_alone(capable), "m alone": light_alone(light), "untrained pair": pair(capable, light)}
             evaluation = evaluate_systems(systems, task, recipe, **measure)

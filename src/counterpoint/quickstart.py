@@ -43,6 +43,6 @@ def unused_name(recipe: Recipe) -> Recipe:
     """The recipe under a name that no run directory has yet: name, name-2, name-3, ..."""
     for number in count(1):
         name = recipe.run.name if number == 1 else f"{recipe.run.name}-{number}"
-        if not (Path(recipe.run.directory) / name).exists():
+        if not any((Path(recipe.run.directory) / taken).exists() for taken in (name, f"{name}-alone")):
             return recipe.model_copy(update={"run": recipe.run.model_copy(update={"name": name})})
     raise AssertionError("there is always a next number")

@@ -77,7 +77,7 @@ class Run:
         """
         check_loggers(list(recipe.run.loggers))
         directory = Path(recipe.run.directory) / recipe.run.name
-        if directory.exists() and not (directory.is_dir() and is_empty(directory)):
+        if directory.exists() and not (directory.is_dir() and never_began(directory)):
             raise RunError(
                 f"there is a run in {directory} already; resume it with `counterpoint resume {directory}`, "
                 "or choose another run.name"
@@ -98,7 +98,7 @@ class Run:
         """A run that exists. Nothing is written until `restore`. Raises `RunError` that names what is missing or damaged."""
         directory = Path(directory)
         if not directory.is_dir():
-            raise RunError(f"there is no run directory {directory}; give one that `counterpoint duet` or `dqo` has made")
+            raise RunError(f"there is no run directory {directory}; give one that `counterpoint duet` has made")
         for name in (CONFIG, INFO):
             if not (directory / name).is_file():
                 raise RunError(f"{directory} is not a run directory, or a damaged one: {name} is missing")
@@ -262,6 +262,14 @@ class Run:
                 f"cannot write {path}: {cause(error)}. {intact}. Make room or set the permissions right, then "
                 f"`counterpoint resume {self.directory}`"
             ) from error
+
+
+def never_began(directory: Path) -> bool:
+    """Whether a folder is empty, or has no more than a run leaves that failed before its first step (a misspelt model, say)."""
+    if not {path.name for path in directory.iterdir()} <= {CONFIG, INFO, STATUS}:
+        return False
+    status = directory / STATUS
+    return is_empty(directory) or (status.is_file() and read_json(status).get("status") in ("failed", "stopped"))
 
 
 def read_metrics(directory: str | Path) -> list[dict[str, Any]]:

@@ -160,8 +160,10 @@ def run_duet_and_evaluate(recipe: Recipe) -> tuple[Speaker, Speaker, list[dict[s
             assert 0 < row[f"{role}_entropy"] < 8
 
     for role, policy in policies.items():
-        moved = [float((new - old).abs().max()) for old, new in zip(before[role], policy.model.parameters(), strict=True)]  # pyright: ignore
-        assert max(moved) == pytest.approx(2e-5, rel=0.2)  # two steps of Adam, each of the learning rate at most
+        # two steps of Adam, each of the learning rate at most; Gemma has weights so large that float32 rounds by more than that
+        for old, new in zip(before[role], policy.model.parameters(), strict=True):  # pyright: ignore
+            assert float(((new - old).abs() - 1.2e-7 * old.abs()).max()) <= 2.4e-5
+        assert any(not torch.equal(new, old) for old, new in zip(before[role], policy.model.parameters(), strict=True))  # pyright: ignore
         saved = AutoModelForCausalLM.from_pretrained(run.directory / "models" / role)
         assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), policy.model.parameters(), strict=True))  # pyright: ignore
 

@@ -415,7 +415,7 @@ def test_metrics_are_of_the_steps_that_were_taken():
     policy, only = tiny_models.policy(), tiny_models.policy()
     data = data_of(policy)
     broken = [Datum(d.prompt, d.tokens, (math.nan,) * len(d.tokens), d.logprobs, d.old_logprobs) for d in data[:2]]
-    metrics = policy.update([data[0], broken[0], data[1], broken[1]], LossSpec(), 1e-6, optimizer_steps=2)
+    metrics = policy.update([data[0], data[1], broken[0], broken[1]], LossSpec(), 1e-6, optimizer_steps=2)
     assert metrics["skipped_updates"] == 1.0
     alone = only.update(data[:2], LossSpec(), 1e-6)
     assert {name: metrics[name] for name in ("loss", "grad_norm", "ratio")} == pytest.approx(
@@ -488,3 +488,21 @@ def test_logprobs_come_in_the_order_of_the_data_however_they_were_cut():
     for one, other, datum in zip(policy.logprobs(data, 0.7), whole.logprobs(data, 0.7), data, strict=True):
         assert len(one) == len(datum.tokens)
         assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_parts_of_an_update_keep_neighbours_together():
+    assert [list(part) for part in split_evenly(list(range(8)), 2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [len(part) for part in split_evenly(list(range(7)), 3)] == [2, 2, 3]
+    assert split_evenly([1], 4) == [[1]]
+
+
+def test_bfloat16_gradients_of_many_micro_batches_are_summed_in_float32():
+    """300 equal gradients: a sum in bfloat16 stops growing long before."""
+    policy = tiny_models.policy()
+    policy.model.to(torch.bfloat16)
+    policy = LocalPolicy(policy.model, policy.tokenizer, tokens_per_microbatch=1, max_grad_norm=1e9)
+    datum = Datum((20, 21), (22,), (1.0,))
+    loss = LossSpec("importance_sampling", aggregation="constant", constant_length=1)
+    one = policy.update([datum], loss, 1e-30)["grad_norm"]
+    many = policy.update([datum] * 300, loss, 1e-30)["grad_norm"]
+    assert many == pytest.approx(one, rel=0.02)

@@ -30,7 +30,7 @@ class Renderer:
 
     Args:
         instruction: a sentence on the form of the answer; it follows every question, aided or not.
-        template: for models without a chat template; must contain `{question}`. A model's own chat template comes first.
+        template: takes the place of the model's chat template; must contain `{question}`. Without either, a plain one is used.
         context_length: tokens that prompt and completion may have together.
     """
 

@@ -77,11 +77,13 @@ def after(state: State, controller: control.Controller, metrics: dict[str, float
     """The next state: the controller moved, steps without signal and updates that were not finite counted in a row."""
     groups = sum(value for name, value in metrics.items() if name.endswith("_groups"))
     dropped = sum(value for name, value in metrics.items() if name.endswith("_groups_dropped"))
+    # lengths alone give groups a spread once λ is up; where every answer is wrong they teach nothing but silence
+    accuracy = metrics.get("aided_accuracy", metrics.get("accuracy"))
     not_finite = sum(value for name, value in metrics.items() if name.endswith("_skipped_updates"))
     return replace(
         state,
         controller=controller,
-        flat_steps=state.flat_steps + 1 if dropped == groups else 0,
+        flat_steps=state.flat_steps + 1 if dropped == groups or accuracy == 0 else 0,
         not_finite=state.not_finite + int(not_finite) if not_finite else 0,
     )
 

@@ -125,6 +125,7 @@ class LocalPolicy:
             )
             value = (losses.sum(dim=1) * weights[batch]).sum()
             value.backward()
+            self._gather_gradients()
             sums |= {
                 "loss": value.detach(),
                 "entropy_sum": entropy,
@@ -132,9 +133,6 @@ class LocalPolicy:
             }
             for name, number in sums.items():
                 totals[name] = totals.get(name, 0.0) + float(number)
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            if master is not weight and weight.grad is not None:
-                master.grad, weight.grad = weight.grad.float(), None
         norm = float(nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
         if torch.isfinite(torch.tensor([norm, totals["loss"]])).all():
             self.optimizer.step()
@@ -146,6 +144,13 @@ class LocalPolicy:
             totals = {"skipped_updates": 1.0}
         self.optimizer.zero_grad()
         return totals
+
+    def _gather_gradients(self) -> None:
+        """Move gradients to the float32 masters after each micro-batch: a long sum in bfloat16 would lose its last terms."""
+        for master, weight in zip(self.masters, self.weights, strict=True):
+            if master is not weight and weight.grad is not None:
+                gradient, weight.grad = weight.grad.float(), None
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
 
     def _microbatches(self, data: Sequence[Datum]) -> Iterator[list[int]]:
         """Indices of `data`, longest first, cut so that rows x longest stays within the token budget."""
@@ -296,6 +301,6 @@ def padded(rows: Sequence[Datum], field: str, mask: Tensor) -> Tensor | None:
 
 
 def split_evenly(data: Sequence[Datum], parts: int) -> list[Sequence[Datum]]:
-    """`data` in at most `parts` parts whose sizes differ by one at most, none empty."""
+    """`data` in at most `parts` parts whose sizes differ by one at most, none empty; a group's neighbours stay together."""
     parts = max(1, min(parts, len(data)))
-    return [data[i::parts] for i in range(parts)]
+    return [data[i * len(data) // parts : (i + 1) * len(data) // parts] for i in range(parts)]

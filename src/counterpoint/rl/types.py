@@ -3,7 +3,7 @@
 Axis suffixes used across the library: `_Q` questions, `_G` samples of a group, `_T` tokens, `_D` embedding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -74,7 +74,3 @@ class SamplingParams:
     """0 keeps the whole vocabulary."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion; they are cut from its text and kept in its tokens."""
-
-
-Group = Sequence[Completion]
-"""The samples of one prompt."""

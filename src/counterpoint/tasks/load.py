@@ -53,8 +53,8 @@ def load_task(
     """A task by name; `describe_tasks` lists them.
 
     `path` is a local file or folder to read a published data set from, instead of the hub. `seed` drives what
-    is generated or divided, never which questions a published test set has. `grader` replaces the task's own.
-    `options` by kind of task:
+    is generated, never which questions a published test set has, nor how a set of one split is divided. `grader`
+    replaces the task's own. `options` by kind of task:
 
     - arithmetic: those of its generator.
     - reasoning_gym:NAME: the configuration of that generator.
@@ -219,7 +219,7 @@ def divided(
     if test_share is None and split == "test":
         return [], only
     share = default_share if test_share is None else test_share
-    train, test = split_questions(only, share, wanted.seed)
+    train, test = split_questions(only, share, seed=0)  # the same for every run: what one has trained on, none tests on
     log.info("task %r: one split, divided into %d train and %d test questions", name, len(train), len(test))
     return train, test
 
