@@ -106,7 +106,7 @@ def p_value(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
     return float(torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2).double(), statistic / 2))
 
 
-def first_tokens(model: PreTrainedModel, params: SamplingParams, seed: int, n: int = 10_000) -> torch.Tensor:
+def first_tokens(model: PreTrainedModel, params: SamplingParams, seed: int, n: int = 20_000) -> torch.Tensor:
     """How often each token was the first of a completion: [V]."""
     group = sampler(model).sample([PROMPTS[1]], n, params, seed)[0]
     return torch.bincount(torch.tensor([completion.tokens[0] for completion in group]), minlength=model.config.vocab_size)
@@ -123,11 +123,11 @@ def test_tokens_are_drawn_as_often_as_the_model_says(temperature):
     counts = first_tokens(model, SamplingParams(1, temperature), seed=2)
     right = next_token(model, PROMPTS[1], temperature)
     assert p_value(counts, right) > 0.001
-    # the test can tell: another temperature, or two likely tokens that changed places
+    # the test can tell: another temperature, or two tokens that changed places
     assert p_value(counts, next_token(model, PROMPTS[1], temperature + 0.2)) < 1e-6
-    likely = right.topk(4).indices.tolist()
+    likely = right.topk(12).indices.tolist()
     swapped = right.clone()
-    swapped[likely[0]], swapped[likely[3]] = right[likely[3]], right[likely[0]]
+    swapped[likely[0]], swapped[likely[-1]] = right[likely[-1]], right[likely[0]]
     assert p_value(counts, swapped) < 1e-6
 
 
