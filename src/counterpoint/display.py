@@ -63,7 +63,7 @@ class Display:
             self.signals = [*self.signals[:1], signal]
         if self._live is not None:
             self._live.update(self.render(), refresh=True)
-        elif self._printed_at is None or time.monotonic() - self._printed_at >= SECONDS_BETWEEN_LINES or step >= self.total_steps:
+        elif self._printed_at is None or time.monotonic() - self._printed_at >= SECONDS_BETWEEN_LINES:
             self._print_line()
 
     def warn(self, message: str) -> None:
