@@ -4,14 +4,13 @@
     python benchmarks/quickstart.py --seeds 0 --jobs 1
 
 Every seed is a whole `counterpoint quickstart` in a process of its own with one thread. A seed that has been run is not run
-again, so an interrupted benchmark goes on with the seed where it stopped; delete runs/ after a change.
+again, and one that was interrupted goes on; delete runs/ after a change.
 Writes benchmarks/results/quickstart-cpu.json.
 """
 
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -43,8 +42,6 @@ def one_seed(seed: int, directory: str, overrides: list[str]) -> dict[str, Any]:
     """The evaluation of one quickstart; trained now unless it was before."""
     file = Path(directory) / f"seed-{seed}" / "evaluation.json"
     if not file.exists():
-        for unfinished in (file.parent, file.parent.with_name(f"seed-{seed}-alone")):
-            shutil.rmtree(unfinished, ignore_errors=True)
         settings = [f"run.seed={seed}", f"run.name=seed-{seed}", f"run.directory={directory}", *overrides]
         command = [sys.executable, "-m", "counterpoint", "quickstart", "--quiet"]
         command += [part for setting in settings for part in ("--set", setting)]

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from counterpoint.config import Recipe
-from counterpoint.duet.infer import Speaker
-from counterpoint.duet.prompting import Renderer
 from counterpoint.duet.train import train
 from counterpoint.policy.local import LocalPolicy
+from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.policy.tiny import learn_tokenizer, new_model
 from counterpoint.rl.learn import Learner
 from counterpoint.rl.types import Question

@@ -165,3 +165,8 @@ def test_nothing_heavy_is_loaded_by(code):
 
 def test_no_extra_is_loaded_by_the_jobs():
     assert loaded_by("import counterpoint.jobs", EXTRAS) == []
+
+
+def test_an_evaluation_with_other_settings_needs_a_folder_of_its_own(capsys, tmp_path):
+    said = complaint(capsys, "eval", str(tmp_path), "--set", "evaluation.samples=1")
+    assert "name a folder for it with --out" in said

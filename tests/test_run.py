@@ -332,8 +332,9 @@ def test_says_how_it_ended(tmp_path):
     assert run.status == "stopped"
 
 
-def test_reading_a_run_does_not_change_how_it_ended(run):
-    run.finish(trained(1), {})
+def test_reading_a_run_does_not_change_how_it_ended(tmp_path):
+    with Run.create(recipe(tmp_path), "duet") as run:
+        run.finish(trained(1), {})
     with pytest.raises(ValueError, match="report"), Run.open(run.directory):
         raise ValueError("report")
     assert run.status == "finished"
@@ -389,3 +390,12 @@ def test_a_run_that_failed_before_its_first_step_does_not_stand_in_the_way(tmp_p
     again.log(1, {"reward": 1.0})
     with pytest.raises(RunError, match="resume it"):
         Run.create(recipe(tmp_path), "duet")
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    with Run.create(recipe(tmp_path), "duet") as run:
+        with pytest.raises(RunError, match=r"another process is training in .*; wait for it, or stop it first"):
+            Run.open(run.directory).__enter__()
+        assert run.status == "running"
+    with Run.open(run.directory):
+        pass  # the first has let go

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from counterpoint.config import WarmupConfig
-from counterpoint.duet.infer import Speaker, answer_alone
-from counterpoint.duet.prompting import Renderer
+from counterpoint.duet.infer import answer_alone
 from counterpoint.errors import DataError, TrainingError
+from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.rl.types import Question, SamplingParams
 from counterpoint.run import Run, read_metrics
 from counterpoint.warmup import CROSS_ENTROPY, schedule, to_imitate, warm_up, worked
@@ -158,5 +158,5 @@ def test_updates_that_keep_being_not_finite_end_it(tmp_path):
             return {"skipped_updates": 1.0}
 
     recipe = recipe_for(tmp_path)
-    with pytest.raises(TrainingError, match="5 updates in a row"):
+    with pytest.raises(TrainingError, match="5 steps in a row"):
         warmed(recipe, learner(Broken(), recipe.capable).speaker)

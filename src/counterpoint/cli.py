@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"counterpoint: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ncounterpoint: interrupted; `counterpoint resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        again = "the same command" if options.command is quickstart else "`counterpoint resume RUN`"
+        print(f"\ncounterpoint: interrupted; {again} goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 
@@ -138,7 +139,11 @@ def tasks(options: argparse.Namespace) -> None:
 
 def screens(quiet: bool) -> Any:
     """A maker of live displays for the jobs."""
+    from transformers.utils import logging
+
     from counterpoint.display import Display
+
+    logging.disable_progress_bar()  # a line a file of weights would tear the display
 
     @contextmanager
     def screen(title: str, steps: int, start: int) -> Any:

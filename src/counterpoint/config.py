@@ -81,12 +81,12 @@ class AlgorithmConfig(Section):
         "dr_grpo", description="Baseline and scale; `separate` normalises reward and length on their own."
     )
     loss: Literal["importance_sampling", "clipped", "gspo", "cispo"] = Field("clipped", description="The surrogate.")
-    clip_low: float = Field(0.2, description="Lower clip of the ratio.", ge=0)
-    clip_high: float = Field(0.28, description="Upper clip of the ratio.", ge=0)
+    clip_low: float | None = Field(None, description="Lower clip of the ratio; default 0.2, for gspo 3e-4.", ge=0)
+    clip_high: float | None = Field(None, description="Upper clip of the ratio; default 0.28, for gspo 4e-4.", ge=0)
     aggregation: Literal["token", "sequence", "constant"] = Field(
         "token", description="Mean over tokens, over sequences, or a sum over the token budget."
     )
-    constant_length: int | None = Field(None, description="What `constant` divides by; default: the step's longest.", ge=1)
+    constant_length: int | None = Field(None, description="What `constant` divides by; default: each model's token budget.", ge=1)
     kl_in: Literal["reward", "loss"] = Field("reward", description="Where each model's KL term goes.")
     kl_kind: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator of the KL.")
     schedule: Literal["constant", "linear"] = Field(

@@ -10,11 +10,9 @@ from rich.progress import Progress
 
 from counterpoint.config import ModelConfig, Recipe, WarmupConfig, apply_override, load_recipe, validate
 from counterpoint.duet.alone import alone_step
-from counterpoint.duet.infer import Speaker
-from counterpoint.duet.prompting import Renderer
 from counterpoint.duet.state import State
 from counterpoint.duet.train import Observer, train
-from counterpoint.errors import RunError
+from counterpoint.errors import ConfigError, RunError
 from counterpoint.evaluate.baselines import capable_alone, light_alone, pair
 from counterpoint.evaluate.run import (
     REFERENCE,
@@ -23,12 +21,12 @@ from counterpoint.evaluate.run import (
     Speakers,
     evaluate_pair,
     evaluate_systems,
-    plot,
-    print_table,
 )
+from counterpoint.evaluate.show import plot, print_table
 from counterpoint.flops import shape_of
 from counterpoint.policy.load import load_policy
 from counterpoint.policy.local import LocalPolicy
+from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.policy.tiny import learn_tokenizer, new_model
 from counterpoint.rl.learn import Learner
 from counterpoint.run import Run
@@ -137,6 +135,8 @@ def evaluate(what: str, overrides: Sequence[str], out: Path | None, quiet: bool)
     directory = Path(what)
     console = Console(width=None if sys.stdout.isatty() else 110)
     is_run = directory.is_dir()
+    if is_run and overrides and out is None:
+        raise ConfigError(f"--set changes what is measured; name a folder for it with --out; {directory} holds the run's own")
     recipe = with_overrides(Run.open(directory).recipe if is_run else load_recipe(what), overrides)
     out = out or (directory if is_run else Path(recipe.run.directory) / f"{recipe.run.name}-untrained")
     out.mkdir(parents=True, exist_ok=True)
@@ -184,6 +184,8 @@ def evaluate(what: str, overrides: Sequence[str], out: Path | None, quiet: bool)
 def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """A recipe with `--set` overrides applied."""
     values = recipe.model_dump(exclude_none=True)
+    if any(override.partition("=")[0].strip() == "task.name" for override in overrides):
+        values["task"] = {}  # another task: the path, grader and options were for the first
     for override in overrides:
         apply_override(values, override)
     return validate(values, "the run's recipe")

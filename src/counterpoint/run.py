@@ -8,6 +8,7 @@
     checkpoints/      step-000050/{capable,light}/ and state.json; the newest few
     models/           after the last step: {capable,light}/, for `from_pretrained`
     summary.json      the run in a few numbers
+    lock              held by the process that trains
 
 A checkpoint is written beside its place and moved there whole: what stands under its name is complete, whenever the process died.
 """
@@ -24,6 +25,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+
+from filelock import FileLock, Timeout
 
 from counterpoint import toml
 from counterpoint.config import Recipe, load_recipe
@@ -48,7 +51,7 @@ from counterpoint.policy.base import Policy
 
 CONFIG, INFO, STATUS, SUMMARY = "config.toml", "run.json", "status.json", "summary.json"
 METRICS, SAMPLES, STATE = "metrics.jsonl", "samples.jsonl", "state.json"
-CHECKPOINTS, MODELS = "checkpoints", "models"
+CHECKPOINTS, MODELS, LOCK = "checkpoints", "models", "lock"
 OPTIMIZER = "optimizer.pt"
 
 Status = Literal["running", "stopped", "failed", "finished"]
@@ -57,7 +60,7 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One run directory. As a context manager it closes its loggers and writes down how the run ended."""
+    """One run directory. As a context manager it keeps other processes out, closes its loggers and writes how the run ended."""
 
     def __init__(self, directory: Path, recipe: Recipe, info: Mapping[str, Any]):
         """Use `create` or `open`."""
@@ -67,6 +70,7 @@ class Run:
         self.kind = str(info["kind"])
         self._resumed_at: int | None = None
         self._training = False
+        self._lock = FileLock(directory / LOCK, blocking=False)
         self._loggers: list[Logger] | None = None
 
     @classmethod
@@ -211,6 +215,11 @@ class Run:
             logger.close()
 
     def __enter__(self) -> Self:
+        with self._writing(self.directory / LOCK):
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                raise RunError(f"another process is training in {self.directory}; wait for it, or stop it first") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -224,6 +233,7 @@ class Run:
         finally:
             self._training = False
             self.close()
+            self._lock.release()
 
     def _start(self) -> None:
         self._training = True
@@ -266,7 +276,7 @@ class Run:
 
 def never_began(directory: Path) -> bool:
     """Whether a folder is empty, or has no more than a run leaves that failed before its first step (a misspelt model, say)."""
-    if not {path.name for path in directory.iterdir()} <= {CONFIG, INFO, STATUS}:
+    if not {path.name for path in directory.iterdir()} <= {CONFIG, INFO, STATUS, LOCK}:
         return False
     status = directory / STATUS
     return is_empty(directory) or (status.is_file() and read_json(status).get("status") in ("failed", "stopped"))

@@ -9,10 +9,9 @@ import random
 from collections.abc import Callable, Sequence
 
 from counterpoint.config import Recipe, WarmupConfig
-from counterpoint.duet.infer import Speaker
-from counterpoint.duet.prompting import SIGNAL_CLOSE
 from counterpoint.duet.state import check_finite
 from counterpoint.errors import DataError
+from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.types import Datum, Question

@@ -1,7 +1,7 @@
 """Two-stage inference: what each model is asked, where M stops, and whose answers are whose."""
 
-from counterpoint.duet.infer import Speaker, answer_alone, write_answers, write_signals
-from counterpoint.duet.prompting import Renderer
+from counterpoint.duet.infer import answer_alone, write_answers, write_signals
+from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.policy.tiny import learn_tokenizer
 from counterpoint.rl.types import SamplingParams
 from fakes import FakePolicy

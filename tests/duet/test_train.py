@@ -8,15 +8,26 @@ import torch
 
 from counterpoint.duet.state import NOT_FINITE_BEFORE_STOP, State, start_state
 from counterpoint.duet.train import duet_step, light_groups
-from counterpoint.errors import ConfigError, GraderError, TrainingError
+from counterpoint.errors import ConfigError, DataError, GraderError, TrainingError
 from counterpoint.rl.control import LengthTarget
-from counterpoint.rl.types import Completion
+from counterpoint.rl.types import Completion, Question
 from counterpoint.run import Run, read_metrics
 from fakes import FakePolicy
 from pairs import QUESTIONS, grade_by_bytes, learner, recipe_in, same, tiny_pair, tokenizer, toy_task, trained, weights_of
 
 ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "separate")
 UNAIDED = "<think>\n\n</think>"
+
+
+class Heard(FakePolicy):
+    """Remembers the loss it was told."""
+
+    def __init__(self):
+        super().__init__(lambda prompt, i: "a" * (i + 1) + "</think>")
+
+    def update(self, data, loss, learning_rate, optimizer_steps=1):
+        self.loss = loss
+        return super().update(data, loss, learning_rate, optimizer_steps)
 
 
 class Asked(FakePolicy):
@@ -304,7 +315,7 @@ def test_updates_that_are_not_finite_are_counted_and_end_the_run_after_several_i
     recipe = recipe_in(tmp_path, run={"steps": 30}, light={"train": False}, control={"value": 0.5})
     capable = NotFinite(finite=(4,))
     capable.reply = lambda prompt, i: "a" * (i + 1) + "</think>"
-    with pytest.raises(TrainingError, match=r"5 updates in a row .*not finite.* Lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"5 steps in a row .*not finite.* Lower the learning rate"):
         trained(recipe, fake_pair(recipe, capable), toy_task())
     assert capable.updates == 4 + NOT_FINITE_BEFORE_STOP
     records = read_metrics(tmp_path / "trial")
@@ -374,3 +385,22 @@ def test_a_floor_that_cannot_be_measured_is_an_error(tmp_path):
     recipe = recipe_in(tmp_path, control={"kind": "accuracy_floor"}, task={"on_grader_error": "skip"})
     with pytest.raises(TrainingError, match="M alone could not be graded"):
         start_state(recipe, fake_pair(recipe)[0].speaker, QUESTIONS, toy_task(lambda questions, responses: 1 / 0))
+
+
+@pytest.mark.parametrize("control", [{"kind": "constant"}, {"kind": "accuracy_floor"}])
+def test_a_question_that_is_too_long_is_found_before_the_first_step(tmp_path, control):
+    long = Question("long", "?" * 300, "x")
+    task = toy_task(questions=[*QUESTIONS, long])
+    recipe = recipe_in(tmp_path, run={"steps": 1}, control=control)
+    with pytest.raises(DataError, match=r"question long: its prompt of \d+ tokens"):
+        trained(recipe, fake_pair(recipe), task)
+    assert not (tmp_path / "trial" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("advantage_loss", ["clipped", "gspo"])
+def test_a_constant_divides_by_the_budget_of_each_model(tmp_path, advantage_loss):
+    recipe = recipe_in(tmp_path, algorithm={"aggregation": "constant", "loss": advantage_loss}, control={"value": 0.5})
+    pair = fake_pair(recipe, Heard(), Heard())
+    trained(recipe, pair, toy_task(lambda questions, responses: [float(i % 2) for i in range(len(responses))]))
+    budgets = [recipe.duet.max_signal_tokens, recipe.duet.max_answer_tokens]
+    assert [one.speaker.policy.loss.constant_length for one in pair] == budgets

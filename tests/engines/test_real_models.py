@@ -14,13 +14,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from counterpoint.config import ModelConfig, Recipe
-from counterpoint.duet.infer import Speaker
-from counterpoint.duet.prompting import SIGNAL_CLOSE, SIGNAL_OPEN
 from counterpoint.duet.train import train
 from counterpoint.evaluate.run import Speakers, evaluate_pair
 from counterpoint.jobs import learner_of, speaker_of, task_of
 from counterpoint.policy.load import load_policy
 from counterpoint.policy.local import LocalPolicy
+from counterpoint.policy.prompting import SIGNAL_CLOSE, SIGNAL_OPEN, Speaker
 from counterpoint.rl.types import Datum, Question, SamplingParams
 from counterpoint.run import Run, read_metrics
 from counterpoint.tasks.base import Task

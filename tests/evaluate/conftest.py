@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from counterpoint.config import Recipe, validate
-from counterpoint.duet.infer import Speaker
-from counterpoint.duet.prompting import Renderer
 from counterpoint.policy.local import LocalPolicy
+from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.policy.tiny import learn_tokenizer, new_model
 from counterpoint.rl.types import Completion, Question, SamplingParams
 from counterpoint.tasks.base import Task

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from counterpoint.duet.infer import Speaker
 from counterpoint.evaluate.baselines import (
     Attempt,
     Call,
@@ -17,6 +16,7 @@ from counterpoint.evaluate.baselines import (
     pair,
     settings_of,
 )
+from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.types import SamplingParams
 from fakes import FakePolicy
 

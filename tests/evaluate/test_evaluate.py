@@ -11,12 +11,11 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from counterpoint.config import PriceConfig
-from counterpoint.duet.infer import Speaker
 from counterpoint.errors import DataError, GraderError, RunError
 from counterpoint.evaluate.baselines import Attempt, Call, Sampled, capable_alone, light_alone, pair
 from counterpoint.evaluate.run import (
-    COLOURS,
     EVALUATION,
+    PARTIAL,
     SAMPLES,
     Estimate,
     Evaluation,
@@ -26,11 +25,11 @@ from counterpoint.evaluate.run import (
     evaluate_pair,
     evaluate_systems,
     measure,
-    plot,
-    print_table,
     summarise,
 )
+from counterpoint.evaluate.show import COLOURS, plot, print_table
 from counterpoint.flops import completion_flops, shape_of
+from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.types import Question
 from counterpoint.tasks.base import Task
 from fakes import FakePolicy
@@ -301,3 +300,17 @@ def test_plot_names_every_system_once_and_covers_none(evaluated, tmp_path, monke
     boxes = [label.get_window_extent() for label in axes.texts]
     assert sum(box.count_overlaps(boxes) for box in boxes) == len(boxes)  # each with itself alone
     assert len({container[0].get_marker() for container in axes.containers}) == 7
+
+
+def test_what_was_measured_is_kept_when_a_later_system_fails(task, tmp_path, recipe_with):
+    def works(questions, settings):
+        return Sampled([[Attempt("", "1", capable=(Call(1, 1, "end"),))] * settings.samples for _ in questions])
+
+    def fails(questions, settings):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        evaluate_systems({"good": works, "bad": fails}, task, recipe_with(), directory=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / PARTIAL).read_text().splitlines()]
+    assert {row["system"] for row in rows} == {"good"}
+    assert not (tmp_path / SAMPLES).exists()

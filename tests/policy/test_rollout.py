@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 import tiny_models
+from counterpoint.errors import ModelError
 from counterpoint.policy import rollout
-from counterpoint.policy.rollout import StopStrings, TransformersSampler, cut_at_stop, draw, truncate
+from counterpoint.policy.rollout import StopStrings, TransformersSampler, check_cache, cut_at_stop, draw, truncate
 from counterpoint.rl.types import Completion, Datum, SamplingParams
 
 PROMPTS = [tuple(range(20, 29)), (40, 41, 42), (50, 51, 52, 53, 54, 55)]
@@ -412,3 +413,16 @@ def test_sampling_leaves_the_weights_able_to_learn():
     sampler(model).sample([PROMPTS[0]], 2, SamplingParams(4), seed=0)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
     model(torch.tensor([[20, 21]])).logits.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
+        ({"num_kv_shared_layers": 1}, "layers that share keys and values"),
+    ],
+)
+def test_a_cache_that_is_not_keys_and_values_is_refused_by_name(settings, said):
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(**settings)))
+    with pytest.raises(ModelError, match=f"SimpleNamespace has {said}.*use a model"):
+        check_cache(model)

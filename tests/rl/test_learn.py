@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from counterpoint.duet.infer import Speaker
-from counterpoint.duet.prompting import Renderer
+from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.rl.learn import Learner, learn, loss_spec
-from counterpoint.rl.types import Completion
+from counterpoint.rl.types import Completion, SamplingParams
 from fakes import FakePolicy
 from pairs import recipe_in, tokenizer
 
@@ -36,7 +35,7 @@ def learned(tmp_path, rewards, algorithm=None, reference=None, separately=None, 
     policy = Told()
     learner = Learner(Speaker(policy, Renderer(tokenizer(), 96)), recipe.capable, reference)
     groups = [group("abc"[i], len(row)) for i, row in enumerate(rewards)]
-    metrics = learn(learner, groups, torch.tensor(rewards), recipe.algorithm, 0.7, separately)
+    metrics = learn(learner, groups, torch.tensor(rewards), recipe.algorithm, SamplingParams(3, 0.7), separately)
     return metrics, policy
 
 
@@ -113,8 +112,18 @@ def test_the_recipe_names_the_loss(tmp_path):
         tmp_path,
         algorithm={"loss": "cispo", "aggregation": "constant", "clip_high": 3.0, "kl_kind": "k2", "max_importance_weight": 2.0},
     ).algorithm
-    spec = loss_spec(algorithm, 0.7, 0.1, longest=9)
+    spec = loss_spec(algorithm, 0.7, 0.1, max_tokens=9)
     assert (spec.name, spec.aggregation, spec.clip_high, spec.kl_kind) == ("cispo", "constant", 3.0, "k2")
     assert (spec.constant_length, spec.max_importance_weight, spec.temperature, spec.kl_coefficient) == (9, 2.0, 0.7, 0.1)
     named = algorithm.model_copy(update={"constant_length": 64})
-    assert loss_spec(named, 0.7, 0.0, longest=9).constant_length == 64
+    assert loss_spec(named, 0.7, 0.0, max_tokens=9).constant_length == 64
+
+
+def test_the_clip_is_that_of_the_loss_unless_it_is_set(tmp_path):
+    def clips(**algorithm):
+        spec = loss_spec(recipe_in(tmp_path, algorithm=algorithm).algorithm, 1.0, 0.0, max_tokens=9)
+        return spec.clip_low, spec.clip_high
+
+    assert clips() == (0.2, 0.28)
+    assert clips(loss="gspo") == (3e-4, 4e-4)
+    assert clips(loss="gspo", clip_low=0.0, clip_high=0.1) == (0.0, 0.1)

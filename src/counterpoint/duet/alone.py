@@ -40,7 +40,7 @@ def alone_step(
     penalties_Q_G = lengths_Q_G / duet.length_scale
     rate = scheduled(recipe.algorithm, step, recipe.run.steps)
     separately = (rewards_Q_G, penalties_Q_G, multiplier)
-    learned = learn(capable, responses_Q_G, shaped_Q_G, recipe.algorithm, duet.temperature, separately, rate)
+    learned = learn(capable, responses_Q_G, shaped_Q_G, recipe.algorithm, params, separately, rate)
 
     accuracy, mean_length = float(rewards_Q_G.mean()), float(lengths_Q_G.mean())
     controller = state.controller.observe(accuracy, mean_length / duet.length_scale)

@@ -3,17 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from counterpoint.duet.prompting import SIGNAL_CLOSE, Renderer
-from counterpoint.policy.base import Policy
+from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker
 from counterpoint.rl.types import Completion, Question, SamplingParams
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A model and the way it is asked."""
-
-    policy: Policy
-    renderer: Renderer
 
 
 @dataclass(frozen=True)

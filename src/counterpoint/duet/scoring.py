@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from counterpoint.duet.prompting import answer_of
+from counterpoint.policy.prompting import answer_of
 from counterpoint.rl.types import Completion, Question
 from counterpoint.tasks.base import Task
 from counterpoint.tasks.graders import grade_all

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from counterpoint.config import ControlConfig, Recipe
-from counterpoint.duet.infer import Speaker, answer_alone
+from counterpoint.duet.infer import answer_alone
 from counterpoint.duet.scoring import score
 from counterpoint.errors import TrainingError
+from counterpoint.policy.prompting import Speaker
 from counterpoint.rl import control
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.types import Question, SamplingParams
@@ -34,6 +35,20 @@ class State:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "State":
         return cls(**{**values, "controller": control.from_dict(values["controller"])})
+
+
+def check_room(recipe: Recipe, capable: Speaker, light: Speaker, questions: Sequence[Question], alone: bool) -> None:
+    """Raise `DataError` before the first step if a question is too long for a model, not hours later when its step comes.
+
+    M needs room for the answer too where it answers itself: trained `alone`, or measured so for the floor.
+    """
+    duet, control = recipe.duet, recipe.control
+    both = alone or (control.kind == "accuracy_floor" and control.floor_of == "capable")
+    for question in questions:
+        budget = duet.max_signal_tokens + duet.max_answer_tokens if both else duet.max_signal_tokens
+        capable.renderer.signal_prompt(question.text, budget, question.id)
+        if not alone:
+            light.renderer.answer_prompt(question.text, "", duet.max_answer_tokens, question.id)
 
 
 def start_state(recipe: Recipe, capable: Speaker, questions: Sequence[Question], task: Task) -> State:
@@ -84,7 +99,7 @@ def after(state: State, controller: control.Controller, metrics: dict[str, float
         state,
         controller=controller,
         flat_steps=state.flat_steps + 1 if dropped == groups or accuracy == 0 else 0,
-        not_finite=state.not_finite + int(not_finite) if not_finite else 0,
+        not_finite=state.not_finite + 1 if not_finite else 0,
     )
 
 
@@ -100,9 +115,9 @@ def check_progress(state: State, warn: Callable[[str], None]) -> None:
 
 
 def check_finite(not_finite: int) -> None:
-    """Stop after so many updates in a row that were not finite."""
+    """Stop after so many steps in a row with an update that was not finite."""
     if not_finite >= NOT_FINITE_BEFORE_STOP:
         raise TrainingError(
-            f"{not_finite} updates in a row had a loss or gradient that is not finite; none was applied. Lower the "
+            f"{not_finite} steps in a row had a loss or gradient that is not finite; it was not applied. Lower the "
             "learning rate, use float32, or look at the last entries of metrics.jsonl for what grew"
         )

@@ -16,7 +16,7 @@ from counterpoint.config import Recipe
 from counterpoint.duet import reward
 from counterpoint.duet.infer import write_answers, write_signals
 from counterpoint.duet.scoring import score
-from counterpoint.duet.state import State, after, check_progress, start_state
+from counterpoint.duet.state import State, after, check_progress, check_room, start_state
 from counterpoint.errors import ConfigError, TrainingError
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled
@@ -67,6 +67,7 @@ def train(
     if restored:
         start, state = restored[0], State.from_dict(restored[1])
     else:
+        check_room(recipe, capable.speaker, light.speaker, questions, alone=step_function is not None)
         start, state = 0, start_state(recipe, capable.speaker, questions, task)
     for step in range(start, recipe.run.steps):
         began = time.perf_counter()
@@ -138,13 +139,11 @@ def duet_step(
     rate = scheduled(algorithm, step, recipe.run.steps)
     if capable.config.train:
         penalties_Q_G = lengths_Q_G / duet.length_scale
-        learned = learn(
-            capable, signals_Q_G, shaped_Q_G, algorithm, duet.temperature, (aided_Q_G, penalties_Q_G, multiplier), rate
-        )
+        learned = learn(capable, signals_Q_G, shaped_Q_G, algorithm, signal_params, (aided_Q_G, penalties_Q_G, multiplier), rate)
         metrics |= {f"capable_{name}": value for name, value in learned.items()}
     if light.config.train:
         groups, rewards = light_groups(answers_Q_G_A, rewards_Q_G_A, duet.light_groups)
-        learned = learn(light, groups, rewards, algorithm, duet.temperature, rate=rate)
+        learned = learn(light, groups, rewards, algorithm, answer_params, rate=rate)
         metrics |= {f"light_{name}": value for name, value in learned.items()}
 
     # 6. The multiplier answers to what the step showed.

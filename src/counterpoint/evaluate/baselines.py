@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from counterpoint.config import Recipe
-from counterpoint.duet.infer import Speaker, answer_alone, write_answers, write_signals
-from counterpoint.duet.prompting import SIGNAL_CLOSE, answer_of
+from counterpoint.duet.infer import answer_alone, write_answers, write_signals
+from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker, answer_of
 from counterpoint.rl.data import seed_for
 from counterpoint.rl.types import Completion, Question, SamplingParams, StopReason
 

@@ -189,13 +189,17 @@ class LocalPolicy:
         else:
             hidden = model(input_ids=ids, attention_mask=padding, use_cache=False).logits[predicts]
             head, vocabulary = nn.Identity(), hidden.shape[-1]
-        flat, entropies = chunked_logprobs(
-            hidden, targets, head, rows_per_chunk(vocabulary), temperature=temperature, with_entropy=True
-        )
+        chunk = rows_per_chunk(vocabulary)
+        entropy = 0.0
+        if with_entropy:
+            flat, entropies = chunked_logprobs(hidden, targets, head, chunk, temperature, with_entropy=True)
+            entropy = float(entropies.sum())
+        else:
+            flat = chunked_logprobs(hidden, targets, head, chunk, temperature)
         lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
         mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
         logprobs = torch.zeros(mask.shape, dtype=flat.dtype, device=device).masked_scatter(mask, flat)
-        return logprobs, mask, float(entropies.sum()) if with_entropy else 0.0
+        return logprobs, mask, entropy
 
     def reference(self) -> "LocalPolicy":
         """The policy as it is now, frozen. A LoRA policy shares its base weights: its reference is the model without adapters."""

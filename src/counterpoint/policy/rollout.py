@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from counterpoint.errors import ModelError
 from counterpoint.rl.types import Completion, SamplingParams, StopReason
 
 COMPACT_SHARE = 8
@@ -129,6 +130,7 @@ class TransformersSampler:
     """Samples from a transformers model in this process. It never changes the model."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens_per_batch: int):
+        check_cache(model)
         self.model = model
         self.tokenizer = tokenizer
         self.tokens_per_batch = tokens_per_batch
@@ -277,6 +279,20 @@ class TransformersSampler:
                 )
             groups.append(group)
         return groups
+
+
+def check_cache(model: PreTrainedModel) -> None:
+    """Raise `ModelError` for a model whose layers keep something else than keys and values of their own."""
+    config = model.config.get_text_config()
+    known = {"full_attention", "sliding_attention", "chunked_attention"}
+    strange: list[str] = sorted(set(getattr(config, "layer_types", None) or ()) - known)
+    if getattr(config, "num_kv_shared_layers", 0):
+        strange.append("layers that share keys and values")
+    if strange:
+        raise ModelError(
+            f"{type(model).__name__} has {', '.join(strange)}, which the sampler's cache does not support; "
+            "use a model in which every layer is plain, sliding or chunked attention"
+        )
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

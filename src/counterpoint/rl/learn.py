@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from counterpoint.config import AlgorithmConfig, ModelConfig
-from counterpoint.duet.infer import Speaker
 from counterpoint.policy.base import Policy
+from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.advantages import advantages, has_spread, separately_normalised
 from counterpoint.rl.data import make_data, reference_logprobs, sequence_kl
 from counterpoint.rl.losses import LossSpec
-from counterpoint.rl.types import Completion
+from counterpoint.rl.types import Completion, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ def learn(
     groups: Sequence[Sequence[Completion]],
     rewards: Tensor,
     algorithm: AlgorithmConfig,
-    temperature: float,
+    params: SamplingParams,
     separately: tuple[Tensor, Tensor, float] | None = None,
     rate: float = 1.0,
 ) -> dict[str, float]:
     """Turn the rewards [N, G] of groups of completions into advantages and one update; groups without spread are dropped.
 
-    `separately` is (rewards, penalties, λ) for the advantage that normalises the two on their own; `rate` scales the learner's
-    learning rate.
+    `params` is what the completions were sampled with; `separately` is (rewards, penalties, λ) for the advantage that normalises
+    the two on their own; `rate` scales the learner's learning rate.
     """
-    policy, coefficient = learner.speaker.policy, learner.config.kl_coefficient
+    policy, coefficient, temperature = learner.speaker.policy, learner.config.kl_coefficient, params.temperature
     reference_rows: list[list[tuple[float, ...]]] | None = None
     metrics: dict[str, float] = {}
     if coefficient and learner.reference is not None:
@@ -78,7 +78,7 @@ def learn(
         old_logprobs=old,
         reference_logprobs=[row for i in used for row in reference_rows[i]] if in_loss and reference_rows else None,
     )
-    loss = loss_spec(algorithm, temperature, coefficient if in_loss else 0.0, max(len(c.tokens) for c in completions))
+    loss = loss_spec(algorithm, temperature, coefficient if in_loss else 0.0, params.max_tokens)
     return metrics | policy.update(data, loss, rate * learner.config.learning_rate, algorithm.optimizer_steps)
 
 
@@ -87,14 +87,15 @@ def scheduled(algorithm: AlgorithmConfig, step: int, steps: int) -> float:
     return 1.0 if algorithm.schedule == "constant" else 1 - step / steps
 
 
-def loss_spec(algorithm: AlgorithmConfig, temperature: float, kl_coefficient: float, longest: int) -> LossSpec:
-    """The loss that a recipe's algorithm section names."""
+def loss_spec(algorithm: AlgorithmConfig, temperature: float, kl_coefficient: float, max_tokens: int) -> LossSpec:
+    """The loss that a recipe's algorithm section names. GSPO's ratio is a sequence's mean: its clip is far closer to 1."""
+    low, high = (3e-4, 4e-4) if algorithm.loss == "gspo" else (0.2, 0.28)
     return LossSpec(
         name=algorithm.loss,
-        clip_low=algorithm.clip_low,
-        clip_high=algorithm.clip_high,
+        clip_low=low if algorithm.clip_low is None else algorithm.clip_low,
+        clip_high=high if algorithm.clip_high is None else algorithm.clip_high,
         aggregation=algorithm.aggregation,
-        constant_length=algorithm.constant_length or longest if algorithm.aggregation == "constant" else None,
+        constant_length=algorithm.constant_length or max_tokens if algorithm.aggregation == "constant" else None,
         kl_coefficient=kl_coefficient,
         kl_kind=algorithm.kl_kind,
         max_importance_weight=algorithm.max_importance_weight,

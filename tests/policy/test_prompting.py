@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from counterpoint.duet.prompting import Renderer, answer_of
 from counterpoint.errors import ConfigError, DataError
+from counterpoint.policy.prompting import Renderer, answer_of
 from counterpoint.policy.tiny import CHAT_TEMPLATE
 from pairs import tokenizer
 

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from counterpoint.errors import ConfigError, DataError
+from counterpoint.policy.base import Policy
 
 SIGNAL_OPEN = "<think>"
 SIGNAL_CLOSE = "</think>"
@@ -127,6 +128,14 @@ class Renderer:
                 f"the context of {self.context_length} tokens of {self.tokenizer.name_or_path}. Drop the question, lower the "
                 "token budget, or use a model with a longer context"
             )
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model and the way it is asked."""
+
+    policy: Policy
+    renderer: Renderer
 
 
 def answer_of(response: str) -> str:
