@@ -135,7 +135,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     above.set_ylabel("aided accuracy (10-step mean)\nthin lines: floors")
     below.set_ylabel("M's tokens a signal")
     below.set_xlabel("step")
-    above.legend(loc="lower left", frameon=False)
+    above.legend(loc="center right", frameon=False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -1,0 +1,184 @@
+"""The diversity terms against their definition, their bounds, and what they do with bad input."""
+
+import math
+
+import pytest
+import torch
+
+from counterpoint.dqo.diversity import (
+    cosine_power_kernel,
+    kernel,
+    leave_one_out,
+    linear_kernel,
+    log_det,
+    mean_distance,
+    quality_weighted,
+    rbf_kernel,
+    unit,
+)
+
+
+def by_definition(matrix):
+    """log det(L + I) − log det(L_{−i} + I), one determinant for each."""
+    size = len(matrix)
+    whole = torch.linalg.slogdet(matrix + torch.eye(size, dtype=matrix.dtype)).logabsdet
+    terms = []
+    for i in range(size):
+        rest = [j for j in range(size) if j != i]
+        less = matrix[rest][:, rest] + torch.eye(size - 1, dtype=matrix.dtype)
+        terms.append(whole - torch.linalg.slogdet(less).logabsdet)
+    return torch.stack(terms)
+
+
+def rows(kind, size, dimension=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
+    if kind == "duplicated":
+        vectors = vectors[torch.arange(size) // 2]
+    if kind == "near-duplicates":
+        vectors = vectors[:1] + 1e-7 * vectors
+    if kind == "with a zero":
+        vectors[size // 2] = 0
+    return unit(vectors)
+
+
+@pytest.mark.parametrize("kind", ["random", "duplicated", "near-duplicates", "with a zero"])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 16, 32, 64])
+def test_the_closed_form_is_the_definition(kind, size):
+    matrix = linear_kernel(rows(kind, size))
+    assert torch.allclose(leave_one_out(matrix), by_definition(matrix), rtol=0, atol=1e-10)
+
+
+def test_by_hand_for_two_responses():
+    """det [[2, c], [c, 2]] = 4 − c², det [2] = 2: d = log((4 − c²) / 2) for both."""
+    c = 0.6
+    matrix = linear_kernel(torch.tensor([[1.0, 0.0], [c, 0.8]], dtype=torch.float64))
+    assert leave_one_out(matrix).tolist() == pytest.approx([math.log((4 - c**2) / 2)] * 2)
+    assert float(log_det(matrix)) == pytest.approx(math.log(4 - c**2))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 64])
+def test_the_bounds_are_met_by_copies_and_by_orthogonal_responses(size):
+    alike = linear_kernel(torch.ones(size, 3, dtype=torch.float64))
+    assert leave_one_out(alike).tolist() == pytest.approx([math.log(1 + 1 / size)] * size)
+    assert float(log_det(alike)) == pytest.approx(math.log(1 + size))
+    apart = linear_kernel(torch.eye(size, dtype=torch.float64))
+    assert leave_one_out(apart).tolist() == pytest.approx([math.log(2)] * size)
+    assert float(log_det(apart)) == pytest.approx(size * math.log(2))
+    terms = leave_one_out(linear_kernel(rows("random", size)))
+    assert terms.min() >= math.log(1 + 1 / size) - 1e-12
+    assert terms.max() <= math.log(2) + 1e-12
+
+
+def test_permuting_responses_permutes_the_terms():
+    vectors, order = rows("random", 9), torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(leave_one_out(linear_kernel(vectors[order])), leave_one_out(linear_kernel(vectors))[order])
+
+
+def test_more_responses_than_dimensions_are_fine():
+    matrix = linear_kernel(rows("random", 40, dimension=3))
+    assert torch.allclose(leave_one_out(matrix), by_definition(matrix), rtol=0, atol=1e-10)
+
+
+def test_any_batch_shape_is_many_groups():
+    batch = torch.stack([torch.stack([rows("random", 5, seed=10 * a + b) for b in range(3)]) for a in range(2)])
+    terms = leave_one_out(linear_kernel(batch))
+    assert terms.shape == (2, 3, 5)
+    assert torch.allclose(terms[1, 2], leave_one_out(linear_kernel(batch[1, 2])))
+    assert log_det(linear_kernel(batch)).shape == (2, 3)
+
+
+def test_a_mask_makes_ragged_groups():
+    vectors = rows("random", 6)
+    padded = vectors.clone()
+    padded[4:] = math.nan
+    mask = torch.tensor([True] * 4 + [False] * 2)
+    matrix = (padded @ padded.mT).detach()
+    assert torch.allclose(leave_one_out(matrix, mask)[:4], leave_one_out(linear_kernel(vectors[:4])))
+    assert leave_one_out(matrix, mask)[4:].tolist() == [0, 0]
+    assert torch.allclose(log_det(matrix, mask), log_det(linear_kernel(vectors[:4])))
+    assert torch.allclose(mean_distance(vectors, mask)[:4], mean_distance(vectors[:4]))
+
+
+def test_float32_comes_back_as_float32_and_as_close_as_it_can_be():
+    vectors = rows("near-duplicates", 32)
+    terms = leave_one_out(linear_kernel(vectors.float()))
+    assert terms.dtype == torch.float32
+    assert torch.allclose(terms.double(), leave_one_out(linear_kernel(vectors)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["linear", "rbf", "cosine_power"])
+def test_gradients_are_those_of_finite_differences(name):
+    vectors = rows("random", 4, dimension=3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: leave_one_out(kernel(name, v)), vectors)
+    assert torch.autograd.gradcheck(lambda v: log_det(kernel(name, v)), vectors)
+
+
+def test_a_zero_vector_adds_nothing_and_has_no_gradient():
+    vectors = rows("random", 4).clone()
+    vectors[2] = 0
+    vectors.requires_grad_()
+    for name in ("linear", "rbf", "cosine_power"):
+        terms = leave_one_out(kernel(name, vectors))
+        assert terms[2] == 0
+        (gradient,) = torch.autograd.grad(terms.sum(), vectors)
+        assert torch.isfinite(gradient).all()
+
+
+def test_kernels_by_hand():
+    vectors = torch.tensor([[2.0, 0.0], [3.0, 3.0]], dtype=torch.float64)  # 45 degrees apart; lengths do not count
+    cosine = math.sqrt(0.5)
+    assert linear_kernel(vectors).flatten().tolist() == pytest.approx([1, cosine, cosine, 1])
+    assert cosine_power_kernel(vectors, 2).flatten().tolist() == pytest.approx([1, 0.5, 0.5, 1])
+    near = math.exp(-(2 - 2 * cosine) / (2 * 0.5**2))
+    assert rbf_kernel(vectors, 0.5).flatten().tolist() == pytest.approx([1, near, near, 1])
+
+
+def test_the_quality_weighted_kernel_shortens_bad_responses():
+    matrix = linear_kernel(torch.eye(2, dtype=torch.float64))
+    weighted = quality_weighted(matrix, torch.tensor([1.0, 0.0]), temperature=0.5)
+    assert weighted.diagonal().tolist() == pytest.approx([1.0, math.exp(-2)])
+    terms = leave_one_out(weighted)
+    assert terms.tolist() == pytest.approx([math.log(2), math.log(1 + math.exp(-2))])
+
+
+def test_mean_distance_by_hand():
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert mean_distance(vectors).tolist() == pytest.approx([0.5, 0.5, 1.0])
+    assert mean_distance(vectors[:1]).tolist() == [0]
+
+
+def test_two_far_clusters_fool_the_mean_distance_and_not_the_determinant():
+    """What the determinant is for: eight responses that say two things, beside eight that say eight."""
+    two = torch.eye(8, dtype=torch.float64)[[0, 0, 0, 0, 1, 1, 1, 1]]
+    two[4:] = -two[:4]  # as far apart as can be
+    eight = torch.eye(8, dtype=torch.float64)
+    assert mean_distance(two).mean() > mean_distance(eight).mean()
+    assert log_det(linear_kernel(two)) < 0.5 * log_det(linear_kernel(eight))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_embedding_that_is_not_finite_is_named(value):
+    vectors = torch.zeros(2, 3, 4)
+    vectors[1, 2, 0] = value
+    with pytest.raises(ValueError, match=r"1 embeddings are not finite, the first at \(1, 2\)"):
+        linear_kernel(vectors)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: unit(torch.ones(3)), r"\[\.\.\., G, D\]"),
+        (lambda: leave_one_out(torch.ones(2, 3)), r"\[\.\.\., G, G\]"),
+        (lambda: log_det(torch.eye(3), torch.ones(3)), "mask must be bool"),
+        (lambda: log_det(torch.eye(3), torch.ones(2, dtype=torch.bool)), "mask must be bool"),
+        (lambda: log_det(torch.full((2, 2), math.nan)), "not finite"),
+        (lambda: cosine_power_kernel(torch.ones(2, 2), 1.5), "whole number"),  # pyright: ignore[reportArgumentType]
+        (lambda: rbf_kernel(torch.ones(2, 2), 0.0), "bandwidth must be positive"),
+        (lambda: quality_weighted(torch.eye(2), torch.ones(2), 0.0), "temperature must be positive"),
+        (lambda: kernel("cosine", torch.ones(2, 2)), "unknown kernel 'cosine'"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_what_makes_no_sense_is_refused(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()

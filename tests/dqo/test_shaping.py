@@ -1,0 +1,123 @@
+"""Each shaper on a case worked by hand."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from counterpoint.dqo.shaping import EMBEDS, SHAPERS, Samples, clusters, dqo_terms, entropy_bonus
+
+REWARDS = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
+TWO_ALIKE = torch.tensor([[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+SAMPLES = Samples(REWARDS, TWO_ALIKE, torch.tensor([[-1.0, -2.0, -3.0, -4.0]]))
+
+
+def shaped(name, alpha, samples=SAMPLES, **options):
+    return SHAPERS[name](samples, alpha, **options)[0].tolist()
+
+
+@pytest.mark.parametrize("name", sorted(SHAPERS))
+def test_without_strength_rewards_stay(name):
+    assert shaped(name, 0.0) == pytest.approx(REWARDS[0].tolist())
+
+
+def test_none_is_the_baseline():
+    assert shaped("none", 3.0) == REWARDS[0].tolist()
+
+
+def test_dqo_pays_the_leave_one_out_terms():
+    """The alike two: [[2, 1], [1, 2]]⁻¹ has 2/3 on its diagonal, so d = log 1.5; an orthogonal one has log 2."""
+    pair, lone = math.log(1.5), math.log(2)
+    assert shaped("dqo", 0.5) == pytest.approx([1 + 0.5 * pair, 1 + 0.5 * pair, 0.5 * lone, 1 + 0.5 * lone])
+
+
+def test_correct_only_counts_and_pays_only_right_responses():
+    assert shaped("dqo", 1.0, correct_only=True) == pytest.approx([1 + math.log(1.5), 1 + math.log(1.5), 0, 1 + math.log(2)])
+
+
+def test_correct_only_is_not_fooled_by_a_wrong_copy():
+    """A wrong response that says the same as a right one takes nothing from it."""
+    samples = Samples(torch.tensor([[1.0, 0.0]]), torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]))
+    assert shaped("dqo", 1.0, samples, correct_only=True) == pytest.approx([1 + math.log(2), 0])
+    assert shaped("dqo", 1.0, samples) == pytest.approx([1 + math.log(1.5), math.log(1.5)])
+
+
+def test_a_quality_weighted_kernel_pays_a_wrong_response_little():
+    expected = [1 + math.log(1.5), 1 + math.log(1.5), math.log(1 + math.exp(-4)), 1 + math.log(2)]
+    assert shaped("dqo", 1.0, quality_temperature=0.25) == pytest.approx(expected)
+
+
+def test_terms_alone_are_what_the_shaper_adds():
+    added = torch.tensor(shaped("dqo", 2.0)) - REWARDS[0]
+    assert (2 * dqo_terms(REWARDS, TWO_ALIKE)[0]).tolist() == pytest.approx(added.tolist())
+
+
+def test_mean_distance_adds_how_far_the_others_are():
+    assert shaped("mean_distance", 0.3) == pytest.approx([1 + 0.2, 1 + 0.2, 0.3, 1 + 0.3])
+
+
+def test_unlikeliness_takes_most_from_the_likeliest():
+    assert shaped("unlikeliness", 0.25) == pytest.approx([1 - 0.25, 1 - 0.25 * 3 / 4, 0, 1 - 0.25 / 4])
+
+
+def test_unlikeliness_of_equals_is_equal():
+    samples = Samples(torch.ones(1, 4), logprobs=torch.full((1, 4), -1.0))
+    assert shaped("unlikeliness", 0.25, samples) == pytest.approx([1 - 0.25 * 2.5 / 4] * 4)
+
+
+def test_pass_at_k_by_hand():
+    """Of the sets of 2 that hold the wrong one, all three have a right one; with two wrong of four, two of three have."""
+    assert shaped("pass_at_k", 1.0, k=2) == pytest.approx([1, 1, 1, 1])
+    half = Samples(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))
+    assert shaped("pass_at_k", 1.0, half, k=2) == pytest.approx([1, 2 / 3, 2 / 3, 1])
+    assert shaped("pass_at_k", 0.5, half, k=2) == pytest.approx([1, 1 / 3, 1 / 3, 1])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_pass_at_k_is_the_mean_over_all_sets(k):
+    rewards = torch.tensor([[0.3, 0.9, 0.0, 0.9, 0.5], [0.0, 0.0, 1.0, 0.2, 0.1]])
+    found = SHAPERS["pass_at_k"](Samples(rewards), 1.0, k=k)
+    for q, row in enumerate(rewards.tolist()):
+        for i in range(5):
+            best = [max(row[j] for j in (i, *others)) for others in itertools.combinations({*range(5)} - {i}, k - 1)]
+            assert float(found[q, i]) == pytest.approx(sum(best) / len(best))
+
+
+def test_dra_divides_by_likeness():
+    assert shaped("dra", 1.0) == pytest.approx([0.5, 0.5, 0, 1])
+
+
+def test_darling_pays_the_share_outside_ones_own_partition():
+    assert shaped("darling", 1.0) == pytest.approx([2 / 3, 2 / 3, 0, 1])
+    everyone_apart = shaped("darling", 1.0, partition=lambda embeddings: torch.arange(4).expand(1, 4))
+    assert everyone_apart == pytest.approx([1, 1, 0, 1])
+
+
+def test_clusters_follow_chains():
+    angles = torch.tensor([0.0, 0.3, 0.6, 2.0, 2.2])
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=-1)[None]
+    assert clusters(vectors, threshold=math.cos(0.31)).tolist() == [[0, 0, 0, 3, 3]]
+    assert clusters(vectors, threshold=math.cos(0.21)).tolist() == [[0, 1, 2, 3, 3]]
+
+
+def test_the_entropy_bonus_raises_advantages_and_never_turns_one_around():
+    advantages = torch.tensor([[[1.0, 1.0, -1.0, 0.0]]])
+    entropies = torch.tensor([[[0.5, 9.0, 9.0, 9.0]]])
+    assert entropy_bonus(advantages, entropies, alpha=0.4)[0, 0].tolist() == pytest.approx([1.2, 1.5, -0.5, 0.0])
+
+
+@pytest.mark.parametrize("name", sorted(EMBEDS))
+def test_what_a_shaper_needs_is_asked_for(name):
+    with pytest.raises(ValueError, match="needs embeddings"):
+        shaped(name, 1.0, Samples(REWARDS))
+
+
+@pytest.mark.parametrize(("name", "options"), [("pass_at_k", {"k": 0}), ("pass_at_k", {"k": 5})])
+def test_options_that_make_no_sense_are_refused(name, options):
+    with pytest.raises(ValueError, match="k"):
+        shaped(name, 1.0, **options)
+    with pytest.raises(ValueError, match="kappa must be above 1"):
+        entropy_bonus(torch.ones(1, 1, 1), torch.ones(1, 1, 1), 0.1, kappa=1.0)
+    with pytest.raises(ValueError, match="needs logprobs"):
+        shaped("unlikeliness", 0.2, Samples(REWARDS))
