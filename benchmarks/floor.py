@@ -20,6 +20,7 @@ from typing import Any
 
 from counterpoint import jobs
 from counterpoint.evaluate.baselines import pair
+from counterpoint.evaluate.command import trained_model
 from counterpoint.evaluate.run import evaluate_systems
 from counterpoint.run import Run
 
@@ -87,7 +88,7 @@ def test_accuracy(directory: Path) -> float:
     run = Run.open(directory)
     recipe, task = run.recipe, jobs.task_of(run.recipe)
     speakers = [
-        jobs.speaker_of(jobs.trained_model(run, role, config), task.instruction)
+        jobs.speaker_of(trained_model(run, role, config), task.instruction)
         for role, config in (("capable", recipe.capable), ("light", recipe.light))
     ]
     return evaluate_systems({"trained pair": pair(*speakers)}, task, recipe).systems["trained pair"].accuracy.value

@@ -43,7 +43,7 @@ def one_seed(seed: int, directory: str, overrides: list[str]) -> dict[str, Any]:
     file = Path(directory) / f"seed-{seed}" / "evaluation.json"
     if not file.exists():
         settings = [f"run.seed={seed}", f"run.name=seed-{seed}", f"run.directory={directory}", *overrides]
-        command = [sys.executable, "-m", "counterpoint", "quickstart", "--quiet"]
+        command = [sys.executable, "-m", "counterpoint", "quickstart", "--only", "duet", "--quiet"]
         command += [part for setting in settings for part in ("--set", setting)]
         print(f"seed {seed}: started", flush=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from counterpoint.config import Recipe
+from counterpoint.config import DuetRecipe
 from counterpoint.duet.train import train
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker
@@ -57,7 +57,7 @@ def recipe_in(directory, **sections):
     }
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
-    return Recipe.model_validate(values)
+    return DuetRecipe.model_validate(values)
 
 
 def learner(policy, config, context_length=96):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from counterpoint import toml
-from counterpoint.config import Recipe, load_recipe, shipped_recipes, validate
+from counterpoint.config import DuetRecipe, load_recipe, shipped_recipes, validate
 from counterpoint.config_docs import configuration_markdown, type_text
 from counterpoint.errors import ConfigError
 
@@ -148,7 +148,7 @@ def test_settings_that_make_sense_together(values):
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_a_recipe_survives_being_written(file):
     recipe = load_recipe(file)
-    assert Recipe.model_validate(tomllib.loads(toml.dumps(recipe.model_dump()))) == recipe
+    assert DuetRecipe.model_validate(tomllib.loads(toml.dumps(recipe.model_dump()))) == recipe
 
 
 def test_toml_of_every_kind():
@@ -173,7 +173,7 @@ def test_the_documentation_is_in_step():
 
 def test_the_documentation_has_every_setting():
     page = configuration_markdown()
-    for section, field in Recipe.model_fields.items():
+    for section, field in DuetRecipe.model_fields.items():
         assert f"`[{section}]`" in page
         for name in getattr(field.annotation, "model_fields", {}):
             assert f"| `{name}` |" in page or f"`[{section}.{name}]`" in page

@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from counterpoint.config import Recipe
+from counterpoint.config import DuetRecipe
 from counterpoint.errors import ConfigError
 from counterpoint.run import Run
 from fakes import FakePolicy
@@ -15,7 +15,7 @@ from fakes import FakePolicy
 def recipe(tmp_path, *loggers):
     model = {"model": "builtin:light"}
     run = {"name": "trial", "directory": str(tmp_path), "loggers": list(loggers)}
-    return Recipe.model_validate({"run": run, "capable": model, "light": model})
+    return DuetRecipe.model_validate({"run": run, "capable": model, "light": model})
 
 
 def test_tensorboard_goes_on_where_the_run_was_resumed(tmp_path):

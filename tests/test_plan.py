@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
 from counterpoint import flops
 from counterpoint import plan as plan_module
-from counterpoint.config import Recipe
+from counterpoint.config import DuetRecipe
 from counterpoint.errors import ModelError
 from counterpoint.plan import PROMPT_TOKENS, Plan, format_plan, gpu_memory, plan
 from counterpoint.policy.tiny import learn_tokenizer, new_model
@@ -29,7 +29,7 @@ def model(tmp_path_factory):
 
 
 def recipe(model, capable=None, light=None, **sections):
-    return Recipe.model_validate(
+    return DuetRecipe.model_validate(
         {"capable": {"model": model, **(capable or {})}, "light": {"model": model, **(light or {})}, "duet": DUET, **sections}
     )
 

@@ -12,7 +12,7 @@ import pytest
 
 from counterpoint import files
 from counterpoint import run as run_module
-from counterpoint.config import Recipe
+from counterpoint.config import DuetRecipe
 from counterpoint.errors import ConfigError, RunError, TrainingError
 from counterpoint.run import Run, read_metrics
 from fakes import FakePolicy
@@ -21,7 +21,7 @@ ROLES = ("capable", "light")
 
 
 def recipe(tmp_path, **run):
-    return Recipe.model_validate(
+    return DuetRecipe.model_validate(
         {
             "run": {"name": "trial", "directory": str(tmp_path), **run},
             "capable": {"model": "owner/large", "lora": {"targets": ["q_proj", "v_proj"]}},
@@ -360,7 +360,7 @@ def test_the_card_says_how_the_model_was_made(run):
     for part in ("arXiv 2605.01111", "light model m", "`owner/large`", "accuracy_floor", "evaluation.aided.accuracy | 0.875"):
         assert part in body
     block = body.split("```toml\n")[1].split("```")[0]
-    assert Recipe.model_validate(tomllib.loads(block)) == run.recipe
+    assert DuetRecipe.model_validate(tomllib.loads(block)) == run.recipe
     capable = (run.directory / "models" / "capable" / "README.md").read_text()
     assert "library_name: peft" in capable
 

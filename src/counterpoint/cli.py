@@ -48,13 +48,17 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--quiet", action="store_true", help="plain lines instead of a live display")
 
     sub = command(
-        "quickstart", quickstart, "train the tiny built-in pair, evaluate it against its baselines; minutes on a laptop"
+        "quickstart", quickstart, "both methods on tiny built-in models, evaluated against their baselines; minutes on a laptop"
     )
+    sub.add_argument("--only", choices=["duet", "dqo"], help="one of the two")
     takes_overrides(sub)
     is_quiet(sub)
     sub = command("duet", duet, "train a capable and a light model together")
     takes_recipe(sub)
     sub.add_argument("--alone", action="store_true", help="the baseline: M alone with the same length penalty")
+    is_quiet(sub)
+    sub = command("dqo", dqo, "train one model to be right in many ways")
+    takes_recipe(sub)
     is_quiet(sub)
     sub = command("warmup", warmup, "train one model on worked solutions")
     takes_recipe(sub)
@@ -62,8 +66,10 @@ def parser() -> argparse.ArgumentParser:
     sub = command("resume", resume, "go on with a run from its last checkpoint")
     sub.add_argument("run", type=Path, help="a run directory")
     is_quiet(sub)
-    sub = command("eval", evaluate, "measure a trained pair against its baselines, or any two models")
-    sub.add_argument("what", help="a run directory, or a recipe whose models are to be measured untrained")
+    sub = command("eval", evaluate, "measure a trained pair against its baselines, policies side by side, or untrained models")
+    sub.add_argument(
+        "what", nargs="+", help="a run directory (of DQO, several), or a recipe whose models are to be measured untrained"
+    )
     sub.add_argument("--out", type=Path, help="folder for the table, the JSON and the plot; default: the run directory")
     takes_overrides(sub)
     is_quiet(sub)
@@ -76,13 +82,13 @@ def parser() -> argparse.ArgumentParser:
 def quickstart(options: argparse.Namespace) -> None:
     from counterpoint.quickstart import quickstart as run_quickstart
 
-    run_quickstart(options.set, screens(options.quiet), options.quiet)
+    run_quickstart(options.set, screens(options.quiet), options.quiet, options.only)
 
 
 def duet(options: argparse.Namespace) -> None:
-    from counterpoint.config import load_recipe
+    from counterpoint.config import DuetRecipe, load_recipe, of_kind
 
-    recipe = load_recipe(options.recipe, options.set)  # before torch is imported: a typo is answered at once
+    recipe = of_kind(load_recipe(options.recipe, options.set), DuetRecipe)  # before torch is imported: a typo is answered at once
     from counterpoint import jobs
     from counterpoint.run import Run
 
@@ -90,6 +96,16 @@ def duet(options: argparse.Namespace) -> None:
         jobs.alone(Run.create(jobs.alone_recipe(recipe), "alone", sys.argv), screens(options.quiet))
     else:
         jobs.duet(Run.create(recipe, "duet", sys.argv), screens(options.quiet))
+
+
+def dqo(options: argparse.Namespace) -> None:
+    from counterpoint.config import DqoRecipe, load_recipe, of_kind
+
+    recipe = of_kind(load_recipe(options.recipe, options.set), DqoRecipe)
+    from counterpoint import jobs
+    from counterpoint.run import Run
+
+    jobs.dqo(Run.create(recipe, "dqo", sys.argv), screens(options.quiet))
 
 
 def warmup(options: argparse.Namespace) -> None:
@@ -107,13 +123,13 @@ def resume(options: argparse.Namespace) -> None:
     from counterpoint.run import Run
 
     run = Run.open(options.run)
-    {"duet": jobs.duet, "alone": jobs.alone, "warmup": jobs.warmup}[run.kind](run, screens(options.quiet))
+    {"duet": jobs.duet, "alone": jobs.alone, "dqo": jobs.dqo, "warmup": jobs.warmup}[run.kind](run, screens(options.quiet))
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from counterpoint import jobs
+    from counterpoint.evaluate.command import evaluate as run_evaluation
 
-    jobs.evaluate(options.what, options.set, options.out, options.quiet)
+    run_evaluation(options.what, options.set, options.out, options.quiet)
 
 
 def plan(options: argparse.Namespace) -> None:

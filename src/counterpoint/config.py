@@ -7,7 +7,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -152,6 +152,48 @@ class ControlConfig(Section):
         return self
 
 
+class DqoConfig(Section):
+    """A step of the DQO loop."""
+
+    questions: int = Field(64, description="Questions a step.", ge=1)
+    samples: int = Field(4, description="Responses to a question (k).", ge=1)
+    max_tokens: int = Field(1024, description="A response's budget.", ge=1)
+    temperature: float = Field(1.0, description="Of all training samples.", gt=0)
+
+
+class DiversityConfig(Section):
+    """What is paid for being different, and how much."""
+
+    shaper: Literal["none", "dqo", "mean_distance", "unlikeliness", "pass_at_k", "dra", "darling", "entropy"] = Field(
+        "dqo", description="How a group's diversity changes its rewards; `none`: not at all."
+    )
+    alpha: float = Field(1.0, description="α at the start: the strength of the shaper.", ge=0)
+    control: Literal["constant", "linear", "quality_floor"] = Field(
+        "constant", description="α stays, goes in a line to `alpha_end`, or is found by the floor of quality."
+    )
+    alpha_end: float = Field(0.0, description="linear: α at the last step.", ge=0)
+    floor: float = Field(0.5, description="quality_floor: the mean reward to keep.", gt=0, le=1)
+    rate: float = Field(0.02, description="quality_floor: the most that α rises in a step.", gt=0)
+    tolerance: float = Field(0.02, description="quality_floor: a shortfall of this much switches α off.", gt=0)
+    maximum: float = Field(4.0, description="quality_floor: α's upper bound.", gt=0)
+    grace: int = Field(
+        0, description="quality_floor: steps in which α stays at `alpha` while the floor has not been reached yet.", ge=0
+    )
+    embedder: str = Field(
+        "minilm",
+        description="minilm, ngrams, policy (its own states), sentence:NAME, encoder:NAME or module:function; used by dqo, "
+        "mean_distance, dra and darling.",
+    )
+    part: Literal["response", "reasoning", "answer"] = Field("response", description="What of a response is embedded.")
+    options: dict[str, Any] = Field({}, description="What the shaper itself takes; see dqo/shaping.py.")
+
+    @model_validator(mode="after")
+    def _starts_within_its_bounds(self) -> Self:
+        if self.control == "quality_floor" and self.alpha > self.maximum:
+            raise ValueError(f"alpha {self.alpha} is above maximum {self.maximum}; raise maximum or lower alpha")
+        return self
+
+
 class PriceConfig(Section):
     """Money per million tokens, in any currency."""
 
@@ -173,6 +215,10 @@ class EvaluationConfig(Section):
     batch: int = Field(64, ge=1, description="Questions sampled together; latency is per batch.")
     solo: bool = Field(True, description="Also train M alone with the same length penalty, as the fair baseline.")
     prices: PriceConfig | None = Field(None, description="Gives a money column.")
+    embedder: str | None = Field(
+        None,
+        description="Adds measures of diversity, with this embedder; default: none, for DQO the diversity section's.",
+    )
 
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:
@@ -186,27 +232,51 @@ class EvaluationConfig(Section):
 class WarmupConfig(Section):
     """Supervised training on worked solutions."""
 
-    role: Literal["capable", "light"] = Field("capable", description="Which model of the recipe is warmed up.")
+    role: Literal["capable", "light", "policy"] = Field("capable", description="Which model of the recipe is warmed up.")
     rows: int = Field(64, description="Solutions a step.", ge=1)
     unaided: float = Field(0.1, ge=0, le=1, description="light: share of rows without a signal.")
     warmup_steps: int = Field(50, ge=0, description="Steps in which the learning rate rises; after that it falls as a cosine.")
     new_model: dict[str, int] | None = Field(
-        None, description="Start from random weights: hidden_size, layers, heads, context_length."
+        None, description="Start from random weights: hidden_size, layers, heads, context_length, vocabulary_size."
     )
 
 
 class Recipe(Section):
-    """One run."""
+    """One run: what the recipes of every method have."""
 
     run: RunConfig = RunConfig()  # pyright: ignore[reportCallIssue]
     task: TaskConfig = TaskConfig()  # pyright: ignore[reportCallIssue]
+    algorithm: AlgorithmConfig = AlgorithmConfig()  # pyright: ignore[reportCallIssue]
+    evaluation: EvaluationConfig = EvaluationConfig()  # pyright: ignore[reportCallIssue]
+    warmup: WarmupConfig | None = Field(None, description="Only for `counterpoint warmup`.")
+
+    @property
+    def models(self) -> dict[str, ModelConfig]:
+        """The models of the run, by role."""
+        raise NotImplementedError
+
+    @property
+    def budgets(self) -> tuple[int, int]:
+        """Tokens that a signal and an answer may have."""
+        raise NotImplementedError
+
+
+class DuetRecipe(Recipe):
+    """Two models trained together."""
+
     capable: ModelConfig
     light: ModelConfig
     duet: DuetConfig = DuetConfig()  # pyright: ignore[reportCallIssue]
     control: ControlConfig = ControlConfig()  # pyright: ignore[reportCallIssue]
-    algorithm: AlgorithmConfig = AlgorithmConfig()  # pyright: ignore[reportCallIssue]
-    evaluation: EvaluationConfig = EvaluationConfig()  # pyright: ignore[reportCallIssue]
-    warmup: WarmupConfig | None = Field(None, description="Only for `counterpoint warmup`.")
+    diversity: DiversityConfig | None = Field(None, description="M's signals are shaped by it, before their length.")
+
+    @property
+    def models(self) -> dict[str, ModelConfig]:
+        return {"capable": self.capable, "light": self.light}
+
+    @property
+    def budgets(self) -> tuple[int, int]:
+        return self.duet.max_signal_tokens, self.duet.max_answer_tokens
 
     @model_validator(mode="after")
     def _groups_of_one_have_no_baseline(self) -> Self:
@@ -220,6 +290,47 @@ class Recipe(Section):
                     "or reinforce_pp"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _diversity_of_signals_is_of_their_rewards(self) -> Self:
+        if self.diversity is not None and self.algorithm.advantage == "separate":
+            raise ValueError("advantage 'separate' knows reward and length only; with a diversity section use another")
+        return self
+
+
+class DqoRecipe(Recipe):
+    """One model trained to be right in many ways."""
+
+    policy: ModelConfig
+    dqo: DqoConfig = DqoConfig()  # pyright: ignore[reportCallIssue]
+    diversity: DiversityConfig = DiversityConfig()  # pyright: ignore[reportCallIssue]
+
+    @property
+    def models(self) -> dict[str, ModelConfig]:
+        return {"policy": self.policy}
+
+    @property
+    def budgets(self) -> tuple[int, int]:
+        return 0, self.dqo.max_tokens
+
+    @model_validator(mode="after")
+    def _groups_of_one_have_no_baseline(self) -> Self:
+        if self.algorithm.advantage == "separate":
+            raise ValueError("advantage 'separate' is for DUET's lengths; use dr_grpo, grpo, rloo or reinforce_pp")
+        if self.algorithm.advantage != "reinforce_pp" and self.dqo.samples < 2:
+            raise ValueError("dqo.samples is 1: a group of one has no baseline; use 2 or more, or reinforce_pp")
+        return self
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+COMMANDS: dict[type[Recipe], str] = {DuetRecipe: "counterpoint duet", DqoRecipe: "counterpoint dqo"}
+
+
+def of_kind(recipe: Recipe, kind: type[AnyRecipe]) -> AnyRecipe:
+    """The recipe, if it is of that kind. Raises `ConfigError` that says which command takes it."""
+    if not isinstance(recipe, kind):
+        raise ConfigError(f"{recipe.run.name} is a recipe for `{COMMANDS[type(recipe)]}`, not for `{COMMANDS[kind]}`")
+    return recipe
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -272,19 +383,20 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def validate(values: dict[str, Any], source: str) -> Recipe:
-    """A recipe from plain values; `source` is named in the error."""
+    """A recipe from plain values: DQO's if it names a policy, else DUET's. `source` is named in the error."""
+    kind = DqoRecipe if values.keys() & {"policy", "dqo"} else DuetRecipe
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        lines = [f"{source}:"] + [f"  {describe(problem)}" for problem in error.errors()]
+        lines = [f"{source}:"] + [f"  {describe(problem, kind)}" for problem in error.errors()]
         raise ConfigError("\n".join(lines)) from error
 
 
-def describe(problem: Any) -> str:
+def describe(problem: Any, kind: type[Recipe] = DuetRecipe) -> str:
     """One pydantic error as a line that says where and what to do."""
     where = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] == "extra_forbidden":
-        names = list(fields_at(problem["loc"][:-1]))
+        names = list(fields_at(problem["loc"][:-1], kind))
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         return f"{where}: no such setting; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
     if problem["type"] == "missing":
@@ -292,9 +404,9 @@ def describe(problem: Any) -> str:
     return f"{where}: {problem['msg'].removeprefix('Value error, ')} (it is {problem['input']!r})"[:400]
 
 
-def fields_at(location: Sequence[Any]) -> Iterator[str]:
+def fields_at(location: Sequence[Any], kind: type[Recipe]) -> Iterator[str]:
     """Names that the table at `location` may have."""
-    section: Any = Recipe
+    section: Any = kind
     for part in location:
         section = section_type(section.model_fields[part].annotation)
     yield from section.model_fields

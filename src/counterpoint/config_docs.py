@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from counterpoint.config import Recipe, Section, section_type
+from counterpoint.config import DqoRecipe, DuetRecipe, Section, section_type
 from counterpoint.toml import value_text
 
 INTRODUCTION = """# Configuration
@@ -20,7 +20,9 @@ INTRODUCTION = """# Configuration
 <!-- Made by `python -m counterpoint.config_docs`: change the descriptions in config.py, not this file. -->
 
 A run is a recipe: a TOML file with the tables below. A name that is not among them is an error. Any setting can be given on the
-command line: `--set duet.signals=8`. The tables `capable` and `light` must each name a model; all else is optional."""
+command line: `--set duet.signals=8`. A recipe for `counterpoint duet` must name two models, in the tables `capable` and `light`; one
+for `counterpoint dqo` names one, in the table `policy`; all else is optional. The tables `duet` and `control` are DUET's alone,
+`dqo` and `critic` DQO's."""
 
 
 def configuration_markdown() -> str:
@@ -29,10 +31,12 @@ def configuration_markdown() -> str:
 
 
 def sections() -> Iterator[str]:
-    """Each table of a recipe once; `capable` and `light` have the same settings and share one."""
+    """Each table of a recipe once; those with the same settings (`capable`, `light` and `policy`) share one."""
     names: dict[type[Section], list[str]] = {}
-    for path, section in tables(Recipe):
-        names.setdefault(section, []).append(path)
+    for path, section in (*tables(DuetRecipe), *tables(DqoRecipe)):
+        paths = names.setdefault(section, [])
+        if path not in paths:
+            paths.append(path)
     for section, paths in names.items():
         yield f"\n## {' and '.join(f'`[{path}]`' for path in paths)}\n"
         yield f"{(section.__doc__ or '').strip()}\n"

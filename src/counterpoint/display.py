@@ -22,10 +22,13 @@ SIGNAL_LINES = 8
 NAMES = {
     "aided_accuracy": "aided accuracy",
     "accuracy": "accuracy",
+    "reward": "reward",
     "unaided_accuracy": "unaided accuracy",
     "floor": "accuracy to keep",
     "signal_tokens": "M's tokens a signal",
     "multiplier": "λ",
+    "alpha": "α",
+    "log_det": "log det",
     "capable_reward": "M's reward",
     "cross_entropy": "cross-entropy",
 }
@@ -77,7 +80,7 @@ class Display:
             numbers.add_row(Text(name, style="dim"), Text(value, style="bold"))
         parts: list[RenderableType] = [self._progress(), numbers]
         if self.signals:
-            parts.append(Panel(Text(shorten(self.signals[0])), title="a signal before", title_align="left", border_style="dim"))
+            parts.append(Panel(Text(shorten(self.signals[0])), title="said before", title_align="left", border_style="dim"))
         if len(self.signals) > 1:
             parts.append(Panel(Text(shorten(self.signals[1])), title="now", title_align="left", border_style="cyan"))
         return Group(*parts)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint import toml
-from counterpoint.config import ControlConfig, ModelConfig, Recipe
+from counterpoint.config import ControlConfig, DiversityConfig, DqoRecipe, DuetRecipe, ModelConfig, Recipe
 
 PARTNERS = {"capable": "light", "light": "capable"}
 ROLES = {
     "capable": "the capable model M: it reads a question and writes a signal, the reasoning that the light model needs",
     "light": "the light model m: it reads a question and M's signal, and writes the answer",
+    "policy": "a model trained to be right in many ways",
 }
 METHODS = {
     "duet": (
@@ -22,8 +23,11 @@ METHODS = {
         "It is a baseline of DUET ([arXiv 2605.01111](https://arxiv.org/abs/2605.01111)): trained without a partner to answer "
         "right, and charged for the length of its reasoning as DUET charges M."
     ),
-    "warmup": "It was warmed up on worked solutions (supervised), to be trained further by DUET "
-    "([arXiv 2605.01111](https://arxiv.org/abs/2605.01111)).",
+    "dqo": (
+        "It was trained by a policy gradient that also pays a response for what it adds to the variety of its group, as in DQO "
+        "([arXiv 2509.04784](https://arxiv.org/abs/2509.04784)) or by one of its peers; the recipe below names the shaper."
+    ),
+    "warmup": "It was warmed up on worked solutions (supervised), to be trained further.",
 }
 
 
@@ -31,12 +35,12 @@ def model_card(role: str, recipe: Recipe, run_info: Mapping[str, Any], summary: 
     """A Hugging Face model card.
 
     Args:
-        role: `capable` or `light`.
+        role: `capable`, `light` or `policy`.
         run_info: what run.json holds: kind, versions.
         summary: what summary.json holds; all of its numbers are shown.
     """
     kind = str(run_info.get("kind", "duet"))
-    own: ModelConfig = getattr(recipe, role)
+    own = recipe.models[role]
     parts = [
         front_matter(own, kind),
         f"# {recipe.run.name}: {role}",
@@ -55,23 +59,26 @@ def front_matter(own: ModelConfig, kind: str) -> str:
     lines = ["---", f"library_name: {'peft' if own.lora else 'transformers'}", "pipeline_tag: text-generation"]
     if is_hub_name(own.model):
         lines.append(f"base_model: {json.dumps(own.model)}")
-    return "\n".join([*lines, "tags:", "- counterpoint", "- duet", *([f"- {kind}"] if kind != "duet" else []), "---"])
+    tags = dict.fromkeys(["counterpoint", "dqo" if kind == "dqo" else "duet", kind])
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
 def facts(role: str, recipe: Recipe, kind: str) -> Iterator[str]:
     """How it was made, a line each."""
-    own: ModelConfig = getattr(recipe, role)
+    own = recipe.models[role]
     yield "| | |\n|---|---|"
     yield f"| started from | {shown(own.model)} |"
     if kind == "duet":
-        partner: ModelConfig = getattr(recipe, PARTNERS[role])
+        partner = recipe.models[PARTNERS[role]]
         yield f"| partner ({PARTNERS[role]}) | {shown(partner.model)}, {'trained too' if partner.train else 'frozen'} |"
     yield f"| trained | {trained(own)} |"
     yield f"| task | {shown(recipe.task.name)} |"
     yield f"| steps | {recipe.run.steps} |"
     yield f"| seed | {recipe.run.seed} |"
-    if kind != "warmup":
+    if kind != "warmup" and isinstance(recipe, DuetRecipe):
         yield f"| length penalty λ | {controller(recipe.control)} |"
+    if kind != "warmup" and isinstance(recipe, DqoRecipe):
+        yield f"| diversity | {shaper(recipe.diversity)} |"
 
 
 def trained(own: ModelConfig) -> str:
@@ -91,6 +98,18 @@ def controller(control: ControlConfig) -> str:
         case "accuracy_floor":
             of = "of M alone's accuracy" if control.floor_of == "capable" else "accuracy"
             return f"accuracy_floor: keeps {control.floor:g} {of}, rate {control.rate:g}"
+
+
+def shaper(diversity: DiversityConfig) -> str:
+    """What is paid for diversity, in words."""
+    match diversity.control:
+        case "constant":
+            strength = f"α = {diversity.alpha:g}"
+        case "linear":
+            strength = f"α from {diversity.alpha:g} to {diversity.alpha_end:g}"
+        case "quality_floor":
+            strength = f"α by quality_floor: keeps a mean reward of {diversity.floor:g}"
+    return f"{diversity.shaper}, {strength}"
 
 
 def results(summary: Mapping[str, Any]) -> str:
@@ -120,6 +139,8 @@ def loading(own: ModelConfig) -> str:
 
 def asking(role: str) -> str:
     """The form of the prompt, without which the pair does not work."""
+    if role == "policy":
+        return "Ask it as any chat model, by its chat template."
     if role == "capable":
         return "Open the signal with `<think>` after the generation prompt, and stop sampling at `</think>`: that is the signal."
     return (

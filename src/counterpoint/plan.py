@@ -11,7 +11,7 @@ from rich.text import Text
 from transformers import AutoConfig, PreTrainedConfig
 
 from counterpoint import flops
-from counterpoint.config import ModelConfig, Recipe
+from counterpoint.config import DqoRecipe, DuetRecipe, ModelConfig, Recipe, of_kind
 from counterpoint.errors import ModelError
 from counterpoint.flops import ModelShape
 from counterpoint.policy.chunked import LOGITS_BYTES, rows_per_chunk
@@ -87,7 +87,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Both models are held all the time, and one works at a time."""
+        """All models are held all the time, and one works at a time."""
         return sum(model.resident for model in self.models) + max(model.passing for model in self.models)
 
     @property
@@ -98,8 +98,19 @@ class Plan:
 
 def plan(recipe: Recipe) -> Plan:
     """The plan of a recipe. Raises `ModelError` where a model's configuration cannot be read."""
+    work = workload(recipe) if isinstance(recipe, DqoRecipe) else workloads(of_kind(recipe, DuetRecipe))
+    models = tuple(plan_model(role, recipe.models[role], its_work) for role, its_work in work.items())
+    return Plan(models, gpu_memory([model.device for model in recipe.models.values()]))
+
+
+def workload(recipe: DqoRecipe) -> dict[str, Workload]:
+    """What a DQO step asks of its model. The encoder of the diversity term is not in it."""
+    return {"policy": Workload(recipe.dqo.questions, recipe.dqo.samples, PROMPT_TOKENS, recipe.dqo.max_tokens)}
+
+
+def workloads(recipe: DuetRecipe) -> dict[str, Workload]:
+    """What a DUET step asks of its models."""
     duet = recipe.duet
-    capable = Workload(duet.questions, duet.signals, PROMPT_TOKENS, duet.max_signal_tokens)
     light = Workload(
         prompts=duet.questions * duet.signals,
         samples=duet.answers,
@@ -107,11 +118,10 @@ def plan(recipe: Recipe) -> Plan:
         output_tokens=duet.max_answer_tokens,
         alone=duet.questions / (1 if needs_unaided(recipe) else duet.unaided_every),
     )
-    models = (plan_model("capable", recipe.capable, capable), plan_model("light", recipe.light, light))
-    return Plan(models, gpu_memory([recipe.capable.device, recipe.light.device]))
+    return {"capable": Workload(duet.questions, duet.signals, PROMPT_TOKENS, duet.max_signal_tokens), "light": light}
 
 
-def needs_unaided(recipe: Recipe) -> bool:
+def needs_unaided(recipe: DuetRecipe) -> bool:
     """Whether every step measures the unaided reward."""
     return recipe.duet.marginal_utility and recipe.algorithm.advantage == "reinforce_pp"
 
@@ -224,7 +234,7 @@ def rows(models: Sequence[ModelPlan]) -> Iterator[list[str]]:
 
 def verdict(plan: Plan) -> str:
     """Whether it fits, and what to turn if not."""
-    peak = f"Peak memory of both models: {size(plan.peak)}"
+    peak = f"Peak memory{' of both models' if len(plan.models) > 1 else ''}: {size(plan.peak)}"
     if plan.device_memory is None:
         return f"{peak}; there is no GPU here to compare it with."
     of = f"of the GPU's {size(plan.device_memory)}"

@@ -1,4 +1,4 @@
-"""The first thing a newcomer runs: train the built-in pair, measure it, say where everything is."""
+"""The first thing a newcomer runs: both methods on tiny built-in models, measured, and where everything is."""
 
 import sys
 import time
@@ -10,50 +10,90 @@ from typing import Any
 from rich.console import Console
 
 from counterpoint import jobs
-from counterpoint.config import Recipe, load_recipe
+from counterpoint.config import AnyRecipe, DqoRecipe, DuetRecipe, Recipe, load_recipe, of_kind
+from counterpoint.errors import ConfigError
+from counterpoint.evaluate.command import evaluate
 from counterpoint.evaluate.run import EVALUATION
 from counterpoint.run import CONFIG, Run
 
-
-def quickstart(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool = False) -> Path:
-    """DUET on the tiny pair, the baseline M alone with the same penalty, the evaluation of both. Returns the run directory.
-
-    One that was interrupted goes on where it stopped.
-    """
-    began = time.monotonic()
-    recipe = unfinished_or_new(load_recipe("quickstart-duet", overrides))
-    directory = directory_of(recipe)
-    finish(recipe, "duet", jobs.duet, screen)
-    if recipe.evaluation.solo:
-        finish(jobs.alone_recipe(recipe), "alone", jobs.alone, screen)
-    jobs.evaluate(str(directory), (), None, quiet)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Everything is in {directory}:")
-    for name, what in CONTENTS.items():
-        console.print(f"  {name:<18} {what}")
-    return directory
-
-
 CONTENTS = {
     "evaluation.json": "the table above, with intervals",
-    "evaluation.png": "accuracy against M's tokens",
-    "models/": "the trained pair; transformers' from_pretrained loads each",
+    "evaluation.png": "the same as a picture",
+    "models/": "what was trained; transformers' from_pretrained loads each",
     "samples.jsonl": "what the models said on the way",
     "metrics.jsonl": "every step",
     "config.toml": "the recipe with every default written out",
 }
 
 
-def unfinished_or_new(recipe: Recipe) -> Recipe:
+def quickstart(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool = False, only: str | None = None) -> list[Path]:
+    """DUET on the tiny pair, then DQO on the tiny policy, each beside its baseline; `only` does one. Returns the run directories.
+
+    An override goes to each of the two recipes that has its section. What was interrupted goes on where it stopped.
+    """
+    began = time.monotonic()
+    if only is None and any(override.startswith("run.name") for override in overrides):
+        raise ConfigError("--set run.name needs --only duet or --only dqo: two runs cannot have one name")
+    directories = []
+    if only != "dqo":
+        directories.append(duet_part(overrides_for(DuetRecipe, DqoRecipe, overrides), screen, quiet))
+    if only != "duet":
+        directories.append(dqo_part(overrides_for(DqoRecipe, DuetRecipe, overrides), screen, quiet))
+    console = Console(highlight=False, soft_wrap=True)
+    places = " and ".join(str(directory) for directory in directories)
+    console.print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Everything is in {places}:")
+    for name, what in CONTENTS.items():
+        console.print(f"  {name:<18} {what}")
+    return directories
+
+
+def duet_part(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool) -> Path:
+    """The tiny pair, the baseline M alone with the same penalty, the evaluation of both."""
+    recipe = unfinished_or_new(of_kind(load_recipe("quickstart-duet", overrides), DuetRecipe), jobs.alone_recipe)
+    finish(recipe, "duet", jobs.duet, screen)
+    if recipe.evaluation.solo:
+        finish(jobs.alone_recipe(recipe), "alone", jobs.alone, screen)
+    evaluate([str(directory_of(recipe))], (), None, quiet)
+    return directory_of(recipe)
+
+
+def dqo_part(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool) -> Path:
+    """The tiny policy by GRPO, then from the same start by DQO, the evaluation of both."""
+    recipe = unfinished_or_new(of_kind(load_recipe("quickstart-dqo", overrides), DqoRecipe), grpo_recipe)
+    for each in (grpo_recipe(recipe), recipe):
+        finish(each, "dqo", jobs.dqo, screen)
+    directory = directory_of(recipe)
+    evaluate([str(directory), str(directory_of(grpo_recipe(recipe)))], (), None, quiet)
+    return directory
+
+
+def grpo_recipe(recipe: DqoRecipe) -> DqoRecipe:
+    """The recipe of the baseline: the same in all but the diversity."""
+    run = recipe.run.model_copy(update={"name": f"{recipe.run.name}-grpo"})
+    diversity = recipe.diversity.model_copy(update={"shaper": "none", "control": "constant", "options": {}})
+    return recipe.model_copy(update={"run": run, "diversity": diversity})
+
+
+def overrides_for(recipe: type[Any], other: type[Any], overrides: Sequence[str]) -> list[str]:
+    """The overrides whose section a recipe has; what neither has stays, for its error."""
+
+    def section(override: str) -> str:
+        return override.partition("=")[0].partition(".")[0].strip()
+
+    return [o for o in overrides if section(o) in recipe.model_fields or section(o) not in other.model_fields]
+
+
+def unfinished_or_new(recipe: AnyRecipe, baseline: Callable[[AnyRecipe], AnyRecipe]) -> AnyRecipe:
     """The recipe under the first name (name, name-2, name-3, ...) that is unused, or that was interrupted with this recipe."""
     for number in count(1):
         name = recipe.run.name if number == 1 else f"{recipe.run.name}-{number}"
         named = recipe.model_copy(update={"run": recipe.run.model_copy(update={"name": name})})
-        directory = directory_of(named)
-        if not directory.exists() and not directory_of(jobs.alone_recipe(named)).exists():
+        runs = (named, baseline(named))
+        if not any(directory_of(each).exists() for each in runs):
             return named
-        interrupted = (directory / CONFIG).is_file() and not (directory / EVALUATION).exists()
-        if interrupted and Run.open(directory).recipe == named:
+        begun = [each for each in runs if (directory_of(each) / CONFIG).is_file()]
+        ended = (directory_of(named) / EVALUATION).exists()
+        if begun and not ended and all(Run.open(directory_of(each)).recipe == each for each in begun):
             return named
     raise AssertionError("there is always a next number")
 

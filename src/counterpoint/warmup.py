@@ -1,4 +1,4 @@
-"""Supervised warm-up on worked solutions: the cross-entropy of what a model of the pair should write.
+"""Supervised warm-up on worked solutions: the cross-entropy of what a model should write.
 
 The gradient of − log π(token) is that of the policy gradient with advantage 1 on data that was not sampled, so a policy needs no
 sixth verb for it.
@@ -9,11 +9,11 @@ import random
 from collections.abc import Callable, Sequence
 
 from counterpoint.config import Recipe, WarmupConfig
-from counterpoint.duet.state import check_finite
 from counterpoint.errors import DataError
 from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.losses import LossSpec
+from counterpoint.rl.state import check_finite
 from counterpoint.rl.types import Datum, Question
 from counterpoint.run import Run
 from counterpoint.tasks.base import Task
@@ -25,7 +25,7 @@ def warm_up(run: Run, speaker: Speaker, task: Task, observe: Callable[[int, dict
     """Train one model of the recipe on the task's worked solutions, from where the run directory stands."""
     recipe = run.recipe
     settings = recipe.warmup or WarmupConfig()  # pyright: ignore[reportCallIssue]
-    rate = getattr(recipe, settings.role).learning_rate
+    rate = recipe.models[settings.role].learning_rate
     questions = worked(task)
     policies = {settings.role: speaker.policy}
     restored = run.restore(policies)
@@ -56,14 +56,21 @@ def worked(task: Task) -> Sequence[Question]:
 
 
 def to_imitate(speaker: Speaker, question: Question, settings: WarmupConfig, recipe: Recipe, generator: random.Random) -> Datum:
-    """What the model should write: M the solution and the answer, m the answer to a solution, or now and then to none."""
+    """What the model should write: M the solution and the answer, m the answer to a solution, or now and then to none.
+
+    A single model (`policy`) writes both too, without marks between them.
+    """
     end = (speaker.renderer.end_token,)
-    if settings.role == "capable":
-        prompt = speaker.renderer.signal_prompt(question.text, recipe.duet.max_signal_tokens, question.id)
+    signal_tokens, answer_tokens = recipe.budgets
+    if settings.role == "policy":
+        prompt = speaker.renderer.response_prompt(question.text, answer_tokens, question.id)
+        text = f"{question.trace}\n\n{question.answer}" if question.trace else question.answer
+    elif settings.role == "capable":
+        prompt = speaker.renderer.signal_prompt(question.text, signal_tokens, question.id)
         text = f"{(question.trace or '').strip(chr(10))}\n{SIGNAL_CLOSE}\n\n{question.answer}"
     else:
         signal = "" if generator.random() < settings.unaided else question.trace or ""
-        prompt = speaker.renderer.answer_prompt(question.text, signal, recipe.duet.max_answer_tokens, question.id).tokens
+        prompt = speaker.renderer.answer_prompt(question.text, signal, answer_tokens, question.id).tokens
         text = question.answer
     tokens = speaker.policy.encode(text) + end
     return Datum(prompt=prompt, tokens=tokens, advantages=(1.0,) * len(tokens))

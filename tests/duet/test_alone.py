@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from counterpoint.duet.alone import alone_step
-from counterpoint.duet.state import State
 from counterpoint.duet.train import train
 from counterpoint.errors import TrainingError
 from counterpoint.rl.control import LengthTarget
+from counterpoint.rl.state import State
 from counterpoint.run import Run
 from fakes import FakePolicy
 from pairs import QUESTIONS, grade_by_bytes, learner, recipe_in, same, tiny_pair, toy_task, weights_of

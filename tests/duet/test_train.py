@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from counterpoint.duet.state import NOT_FINITE_BEFORE_STOP, State, start_state
+from counterpoint.duet.start import start_state
 from counterpoint.duet.train import duet_step, light_groups
 from counterpoint.errors import ConfigError, DataError, GraderError, TrainingError
 from counterpoint.rl.control import LengthTarget
+from counterpoint.rl.state import NOT_FINITE_BEFORE_STOP, State
 from counterpoint.rl.types import Completion, Question
 from counterpoint.run import Run, read_metrics
 from fakes import FakePolicy

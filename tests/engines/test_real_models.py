@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from counterpoint.config import ModelConfig, Recipe
+from counterpoint.config import DuetRecipe, ModelConfig
 from counterpoint.duet.train import train
 from counterpoint.evaluate.run import Speakers, evaluate_pair
 from counterpoint.jobs import learner_of, speaker_of, task_of
@@ -80,8 +80,8 @@ def frozen(directory: Path, **options: Any) -> LocalPolicy:
     return load_policy(ModelConfig(model=str(directory), train=False, device="cpu", **options))  # pyright: ignore
 
 
-def recipe_of(capable: Path, light: Path, runs: Path, data: Path, **sections: Any) -> Recipe:
-    return Recipe.model_validate(
+def recipe_of(capable: Path, light: Path, runs: Path, data: Path, **sections: Any) -> DuetRecipe:
+    return DuetRecipe.model_validate(
         {
             "run": {"name": "real", "directory": str(runs), "steps": 2, "checkpoint_every": 2, "sample_every": 1},
             "task": {"name": "gsm8k", "path": str(data), "train_limit": 8, "test_limit": 2},
@@ -128,7 +128,7 @@ def assert_sampled_as_trained(policy: LocalPolicy, prompt: tuple[int, ...], temp
     assert sum(sum(c.logprobs) for c in completions) / sum(len(c.tokens) for c in completions) > -5
 
 
-def run_duet_and_evaluate(recipe: Recipe) -> tuple[Speaker, Speaker, list[dict[str, Any]]]:
+def run_duet_and_evaluate(recipe: DuetRecipe) -> tuple[Speaker, Speaker, list[dict[str, Any]]]:
     """Two steps and an evaluation, as `counterpoint duet` and `eval` wire them. Returns the pair, and the samples of training."""
     task = with_spread(task_of(recipe))
     learners = {role: learner_of(getattr(recipe, role), task.instruction) for role in ("capable", "light")}

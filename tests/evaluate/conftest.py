@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from counterpoint.config import Recipe, validate
+from counterpoint.config import DuetRecipe, validate
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.policy.tiny import learn_tokenizer, new_model
@@ -53,10 +53,10 @@ def light(models) -> Speaker:
 
 
 @pytest.fixture(scope="session")
-def recipe_with() -> Callable[..., Recipe]:
+def recipe_with() -> Callable[..., DuetRecipe]:
     """A recipe whose section `evaluation` is changed by keyword."""
 
-    def make(**evaluation: Any) -> Recipe:
+    def make(**evaluation: Any) -> DuetRecipe:
         settings = {"questions": 5, "samples": 3, "pass_at": [1, 3], "batch": 2, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
         values = {
             "capable": {"model": "tiny"},
@@ -70,7 +70,7 @@ def recipe_with() -> Callable[..., Recipe]:
 
 
 @pytest.fixture
-def recipe(recipe_with) -> Recipe:
+def recipe(recipe_with) -> DuetRecipe:
     return recipe_with()
 
 

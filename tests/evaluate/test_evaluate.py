@@ -13,6 +13,7 @@ from rich.console import Console
 from counterpoint.config import PriceConfig
 from counterpoint.errors import DataError, GraderError, RunError
 from counterpoint.evaluate.baselines import Attempt, Call, Sampled, capable_alone, light_alone, pair
+from counterpoint.evaluate.plot import COLOURS, plot
 from counterpoint.evaluate.run import (
     EVALUATION,
     PARTIAL,
@@ -20,6 +21,7 @@ from counterpoint.evaluate.run import (
     Estimate,
     Evaluation,
     Measured,
+    Measures,
     Shapes,
     Speakers,
     evaluate_pair,
@@ -27,7 +29,7 @@ from counterpoint.evaluate.run import (
     measure,
     summarise,
 )
-from counterpoint.evaluate.show import COLOURS, plot, print_table
+from counterpoint.evaluate.show import print_table
 from counterpoint.flops import completion_flops, shape_of
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.types import Question
@@ -52,7 +54,7 @@ def evaluated(models, tmp_path_factory, recipe_with):
     questions = [Question(id=f"q{i}", text="1" * (i + 1), answer="") for i in range(6)]
     task = Task("parity", [], questions, lambda _, responses: [float(len(response) % 2) for response in responses])
     recipe = recipe_with(prices={"capable_input": 1, "capable_output": 10, "light_input": 0.5, "light_output": 2})
-    return evaluate_pair(speakers_of(models), task, recipe, shapes=shapes_of(models), directory=directory), directory
+    return evaluate_pair(speakers_of(models), task, recipe, measures=Measures(shapes_of(models)), directory=directory), directory
 
 
 def fixed(rewards, capable_tokens=10, light_tokens=1):

@@ -125,7 +125,7 @@ def test_an_observation_that_is_not_finite_is_refused(controller, quality, ratio
     ("state", "message"),
     [
         ({"value": 1.0}, "unknown controller None"),
-        ({"kind": "bangbang"}, "constant, length_target, quality_floor"),
+        ({"kind": "bangbang"}, "constant, linear, length_target, quality_floor"),
         ({"kind": "constant", "value": 1.0, "rate": 2.0}, "constant controller does not fit"),
     ],
 )

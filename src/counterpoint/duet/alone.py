@@ -4,21 +4,22 @@ from collections.abc import Sequence
 
 import torch
 
-from counterpoint.config import Recipe
+from counterpoint.config import DuetRecipe
 from counterpoint.duet import reward
 from counterpoint.duet.infer import answer_alone
-from counterpoint.duet.scoring import score
-from counterpoint.duet.state import State, after
-from counterpoint.duet.train import Step, sample_rows
+from counterpoint.duet.train import sample_rows
 from counterpoint.errors import TrainingError
 from counterpoint.rl.data import seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled
+from counterpoint.rl.loop import Step
+from counterpoint.rl.scoring import score
+from counterpoint.rl.state import State, after
 from counterpoint.rl.types import Question, SamplingParams
 from counterpoint.tasks.base import Task
 
 
 def alone_step(
-    step: int, questions: Sequence[Question], capable: Learner, light: Learner, task: Task, recipe: Recipe, state: State
+    step: int, questions: Sequence[Question], capable: Learner, light: Learner, task: Task, recipe: DuetRecipe, state: State
 ) -> tuple[Step, State]:
     """`duet_step` without m: M thinks and answers, all its tokens are penalised, its accuracy moves λ; `light` is not used."""
     duet, multiplier = recipe.duet, state.controller.value
@@ -55,4 +56,4 @@ def alone_step(
         metrics["floor"] = state.floor
     answers = [[[c] for c in group] for group in responses_Q_G]
     rows = sample_rows([questions[q] for q in kept_rows], responses_Q_G, answers, rewards_Q_G.unsqueeze(-1))
-    return Step(metrics, rows), after(state, controller, metrics)
+    return Step(metrics, rows), after(state, controller, metrics, accuracy)

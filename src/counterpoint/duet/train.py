@@ -4,47 +4,42 @@ arXiv 2605.01111. `duet_step` is one step in the paper's order: sample, score, s
 Axis suffixes: `_Q` questions, `_G` signals of a question, `_A` answers to a signal.
 """
 
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from counterpoint.config import Recipe
+from counterpoint.config import DuetRecipe, of_kind
+from counterpoint.dqo.shape import Diversity, alpha_controller
 from counterpoint.duet import reward
 from counterpoint.duet.infer import write_answers, write_signals
-from counterpoint.duet.scoring import score
-from counterpoint.duet.state import State, after, check_progress, check_room, start_state
+from counterpoint.duet.start import check_room, start_state
 from counterpoint.errors import ConfigError, TrainingError
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled
+from counterpoint.rl.loop import Observer, Step, loop
+from counterpoint.rl.scoring import score
+from counterpoint.rl.state import State, after
 from counterpoint.rl.types import Completion, Question, SamplingParams
 from counterpoint.run import Run
 from counterpoint.tasks.base import Task
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a step showed."""
-
-    metrics: dict[str, float]
-    samples: list[dict[str, Any]]
-
-
 class StepFunction(Protocol):
-    """One training step: `duet_step`, or `alone_step` for the baseline."""
+    """A training step in place of `duet_step`: `alone_step`, the baseline."""
 
     def __call__(
-        self, step: int, questions: Sequence[Question], capable: Learner, light: Learner, task: Task, recipe: Recipe, state: State
-    ) -> "tuple[Step, State]": ...
-
-
-class Observer(Protocol):
-    """Told of every step as it ends."""
-
-    def __call__(self, step: int, metrics: dict[str, float], samples: list[dict[str, Any]]) -> None: ...
+        self,
+        step: int,
+        questions: Sequence[Question],
+        capable: Learner,
+        light: Learner,
+        task: Task,
+        recipe: DuetRecipe,
+        state: State,
+    ) -> tuple[Step, State]: ...
 
 
 def train(
@@ -54,38 +49,43 @@ def train(
     task: Task,
     observe: Observer,
     warn: Callable[[str], None],
-    step_function: "StepFunction | None" = None,
+    step_function: StepFunction | None = None,
+    diversity: Diversity | None = None,
 ) -> State:
-    """Train the pair from where the run directory stands to its last step. Returns the final state."""
-    recipe = run.recipe
+    """Train the pair from where the run directory stands to its last step. Returns the final state.
+
+    With `diversity`, M's signals are shaped by it, as DQO shapes responses: different ways to explain.
+    """
+    recipe = of_kind(run.recipe, DuetRecipe)
     learners = {"capable": capable, "light": light}
     trained = {role: learner.speaker.policy for role, learner in learners.items() if learner.config.train}
     if not trained:
         raise ConfigError("capable.train and light.train are both false: there is nothing to train")
     questions = task.training_questions()
-    restored = run.restore(trained)
-    if restored:
-        start, state = restored[0], State.from_dict(restored[1])
-    else:
+
+    def start() -> State:
         check_room(recipe, capable.speaker, light.speaker, questions, alone=step_function is not None)
-        start, state = 0, start_state(recipe, capable.speaker, questions, task)
-    for step in range(start, recipe.run.steps):
-        began = time.perf_counter()
+        state = start_state(recipe, capable.speaker, questions, task)
+        return replace(state, alpha=alpha_controller(diversity.settings, recipe.run.steps)) if diversity else state
+
+    def take_step(step: int, state: State) -> tuple[Step, State]:
         batch = question_batch(questions, step, recipe.duet.questions, recipe.run.seed)
-        result, state = (step_function or duet_step)(step, batch, capable, light, task, recipe, state)
-        metrics = {**result.metrics, "seconds": time.perf_counter() - began}
-        run.log(step + 1, metrics)
-        if step % recipe.run.sample_every == 0:
-            run.sample(step + 1, result.samples)
-        observe(step + 1, metrics, result.samples)
-        check_progress(state, warn)
-        if (step + 1) % recipe.run.checkpoint_every == 0 or step + 1 == recipe.run.steps:
-            run.checkpoint(step + 1, trained, state.to_dict())
-    return state
+        if step_function is not None:
+            return step_function(step, batch, capable, light, task, recipe, state)
+        return duet_step(step, batch, capable, light, task, recipe, state, diversity)
+
+    return loop(run, trained, start, take_step, observe, warn)
 
 
 def duet_step(
-    step: int, questions: Sequence[Question], capable: Learner, light: Learner, task: Task, recipe: Recipe, state: State
+    step: int,
+    questions: Sequence[Question],
+    capable: Learner,
+    light: Learner,
+    task: Task,
+    recipe: DuetRecipe,
+    state: State,
+    diversity: Diversity | None = None,
 ) -> tuple[Step, State]:
     """One joint step."""
     duet, algorithm, multiplier = recipe.duet, recipe.algorithm, state.controller.value
@@ -127,15 +127,19 @@ def duet_step(
     answers_Q_G_A = [aided.completions[q] for q in kept_rows]
     rewards_Q_G_A = rewards_Q_G_A[kept]
 
-    # 3. Shape: R_i = r_Mm(i) − r_m − λ · L_i / B, and the KL to where M started.
+    # 3. Shape: R_i = r_Mm(i) − r_m − λ · L_i / B, with DQO's α · d_i on r_Mm, and the KL to where M started.
+    metrics: dict[str, float] = {}
     aided_Q_G = reward.aided_reward(rewards_Q_G_A)
+    worth_Q_G = aided_Q_G
+    if diversity is not None and state.alpha is not None:
+        worth_Q_G, shown = diversity.shape(signals_Q_G, aided_Q_G, state.alpha.value)
+        metrics |= {"alpha": state.alpha.value, **shown}
     lengths_Q_G = torch.tensor([[len(signal.tokens) for signal in group] for group in signals_Q_G]).float()
     shaped_Q_G = reward.signal_reward(
-        aided_Q_G, lengths_Q_G, multiplier, duet.length_scale, unaided_Q[kept] if in_baseline and unaided_Q is not None else None
+        worth_Q_G, lengths_Q_G, multiplier, duet.length_scale, unaided_Q[kept] if in_baseline and unaided_Q is not None else None
     )
 
     # 4. and 5. Advantages and updates: M learns from the shaped rewards of its signals, m from those of its aided answers.
-    metrics: dict[str, float] = {}
     rate = scheduled(algorithm, step, recipe.run.steps)
     if capable.config.train:
         penalties_Q_G = lengths_Q_G / duet.length_scale
@@ -164,7 +168,9 @@ def duet_step(
         metrics["unaided_accuracy"] = float(unaided_Q.nanmean())
     if state.floor is not None:
         metrics["floor"] = state.floor
-    state = after(state, controller, metrics)
+    if state.alpha is not None:
+        state = replace(state, alpha=state.alpha.observe(aided_accuracy, 0.0))
+    state = after(state, controller, metrics, aided_accuracy)
     return Step(metrics, sample_rows([questions[q] for q in kept_rows], signals_Q_G, answers_Q_G_A, rewards_Q_G_A)), state
 
 

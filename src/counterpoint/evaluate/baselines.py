@@ -10,7 +10,7 @@ from itertools import chain
 
 from counterpoint.config import Recipe
 from counterpoint.duet.infer import answer_alone, write_answers, write_signals
-from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker, answer_of
+from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker, answer_of, respond
 from counterpoint.rl.data import seed_for
 from counterpoint.rl.types import Completion, Question, SamplingParams, StopReason
 
@@ -73,11 +73,12 @@ System = Callable[[Sequence[Question], Settings], Sampled]
 def settings_of(recipe: Recipe, batch: int) -> Settings:
     """The settings of a recipe for its `batch`-th batch of questions."""
     evaluation = recipe.evaluation
-    signal = SamplingParams(recipe.duet.max_signal_tokens, evaluation.temperature, evaluation.top_p, evaluation.top_k)
+    signal_tokens, answer_tokens = recipe.budgets
+    signal = SamplingParams(signal_tokens, evaluation.temperature, evaluation.top_p, evaluation.top_k)
     return Settings(
         samples=evaluation.samples,
         signal=signal,
-        answer=replace(signal, max_tokens=recipe.duet.max_answer_tokens),
+        answer=replace(signal, max_tokens=answer_tokens),
         seed=seed_for(recipe.run.seed, "evaluation", batch),
     )
 
@@ -104,6 +105,16 @@ def light_alone(light: Speaker) -> System:
         answers = write_answers(light, questions, unaided, settings.samples, settings.answer, settings.seed_of("answer"))
         groups = [of_question[0] for of_question in answers.completions]
         return Sampled([[Attempt("", answer_of(answer.text), light=(_call(answer),)) for answer in group] for group in groups])
+
+    return system
+
+
+def responder(policy: Speaker) -> System:
+    """One model in its own way, as DQO trains it; its calls are booked as M's."""
+
+    def system(questions: Sequence[Question], settings: Settings) -> Sampled:
+        completions = respond(policy, questions, settings.samples, settings.answer, settings.seed_of("response"))
+        return Sampled([[_alone(completion) for completion in group] for group in completions])
 
     return system
 

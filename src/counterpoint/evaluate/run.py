@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from counterpoint.config import PriceConfig, Recipe
+from counterpoint.config import DuetRecipe, PriceConfig, Recipe
+from counterpoint.dqo.embed import Embedder
 from counterpoint.errors import DataError, GraderError, RunError
 from counterpoint.evaluate.baselines import (
     Attempt,
@@ -24,6 +25,7 @@ from counterpoint.evaluate.baselines import (
     pair,
     settings_of,
 )
+from counterpoint.evaluate.diversity import diversity_measures
 from counterpoint.evaluate.metrics import bootstrap_interval, difference_interval, pass_at_k_Q
 from counterpoint.files import json_text, write_text
 from counterpoint.flops import ModelShape, completion_flops
@@ -37,6 +39,8 @@ PARTIAL = "evaluation_samples.partial.jsonl"
 """Samples of the systems measured so far; renamed when all are."""
 REFERENCE, TRAINED_PAIR = "M alone", "trained pair"
 """What every system is compared with, and what is measured first: its signals set the cut of the others."""
+START = "start"
+"""What DQO's policies are compared with: the model that they started from."""
 
 Progress = Callable[[str, int, int], None]
 """(system, questions done, questions in all)."""
@@ -60,6 +64,16 @@ class Shapes:
 
     capable: ModelShape
     light: ModelShape
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is counted beside accuracy and tokens."""
+
+    shapes: Shapes | None = None
+    """None: no FLOPs."""
+    embedder: Embedder | None = None
+    """None: no measures of diversity."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,8 @@ class Result:
     """M's output tokens over those of M alone; None if M alone was not measured."""
     accuracy_difference: Estimate | None
     """Accuracy less that of M alone, paired by question; None as above."""
+    diversity: dict[str, Estimate]
+    """Of the responses to a question, by the name of the measure (evaluate/diversity.py); empty where none was asked for."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +165,9 @@ class Evaluation:
 def evaluate_pair(
     speakers: Speakers,
     task: Task,
-    recipe: Recipe,
+    recipe: DuetRecipe,
     *,
-    shapes: Shapes | None = None,
+    measures: Measures | None = None,
     directory: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Evaluation:
@@ -179,7 +195,7 @@ def evaluate_pair(
         systems["M trained alone"] = capable_alone(speakers.solo_capable)
     measure_into(measured, systems, questions, task, recipe, directory, on_progress)
     measured[TRAINED_PAIR] = measured.pop(TRAINED_PAIR)  # first measured, last shown
-    return _conclude(measured, questions, task, recipe, shapes, directory, budget)
+    return _conclude(measured, questions, task, recipe, measures, directory, budget)
 
 
 def evaluate_systems(
@@ -187,13 +203,14 @@ def evaluate_systems(
     task: Task,
     recipe: Recipe,
     *,
-    shapes: Shapes | None = None,
+    measures: Measures | None = None,
     directory: Path | None = None,
     on_progress: Progress | None = None,
+    reference: str = REFERENCE,
 ) -> Evaluation:
     """Measure systems on the same test questions, with the settings of `recipe.evaluation`.
 
-    Comparisons are with the system named "M alone", if there is one. With `directory`, evaluation.json and
+    Comparisons are with the system named `reference`, if there is one. With `directory`, evaluation.json and
     evaluation_samples.jsonl are written there; until all is measured, evaluation_samples.partial.jsonl holds what was.
 
     Raises:
@@ -205,7 +222,7 @@ def evaluate_systems(
     questions = questions_of(task, recipe)
     measured: dict[str, Measured] = {}
     measure_into(measured, systems, questions, task, recipe, directory, on_progress)
-    return _conclude(measured, questions, task, recipe, shapes, directory)
+    return _conclude(measured, questions, task, recipe, measures, directory, reference=reference)
 
 
 def questions_of(task: Task, recipe: Recipe) -> list[Question]:
@@ -276,13 +293,15 @@ def _conclude(
     questions: Sequence[Question],
     task: Task,
     recipe: Recipe,
-    shapes: Shapes | None,
+    measures: Measures | None,
     directory: Path | None,
     cut_budget: int | None = None,
+    reference: str = REFERENCE,
 ) -> Evaluation:
     """The evaluation out of what was measured, written to `directory` if there is one."""
     settings = recipe.evaluation
-    reference = measured.get(REFERENCE)
+    signal_tokens, answer_tokens = recipe.budgets
+    compared = measured.get(reference)
     evaluation = Evaluation(
         task=task.name,
         questions=len(questions),
@@ -291,11 +310,11 @@ def _conclude(
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
-        max_signal_tokens=recipe.duet.max_signal_tokens,
-        max_answer_tokens=recipe.duet.max_answer_tokens,
+        max_signal_tokens=signal_tokens,
+        max_answer_tokens=answer_tokens,
         seed=recipe.run.seed,
         cut_budget=cut_budget,
-        systems={name: summarise(system, recipe, shapes, reference) for name, system in measured.items()},
+        systems={name: summarise(system, recipe, measures or Measures(), compared) for name, system in measured.items()},
     )
     if directory is not None:
         (directory / PARTIAL).replace(directory / SAMPLES)
@@ -303,8 +322,9 @@ def _conclude(
     return evaluation
 
 
-def summarise(measured: Measured, recipe: Recipe, shapes: Shapes | None, reference: Measured | None) -> Result:
-    """A system in numbers; `reference` is M alone."""
+def summarise(measured: Measured, recipe: Recipe, measures: Measures, reference: Measured | None) -> Result:
+    """A system in numbers; `reference` is what it is compared with."""
+    shapes = measures.shapes
     attempts = [attempt for group in measured.attempts for attempt in group]
     tokens = [token_counts(attempt) for attempt in attempts]
     mean_tokens = {name: statistics.fmean(row[name] for row in tokens) for name in tokens[0]}
@@ -332,7 +352,27 @@ def summarise(measured: Measured, recipe: Recipe, shapes: Shapes | None, referen
         skipped=sum(reward is None for group in measured.rewards for reward in group),
         token_share=share,
         accuracy_difference=difference,
+        diversity=diversity_of(measured, measures.embedder) if measures.embedder else {},
     )
+
+
+def diversity_of(measured: Measured, embedder: Embedder) -> dict[str, Estimate]:
+    """How different the graded responses to a question are, by every measure; one without a value at any question is left out."""
+    kept_Q = [
+        [(attempt.response, reward) for attempt, reward in zip(attempts, rewards, strict=True) if reward is not None]
+        for attempts, rewards in zip(measured.attempts, measured.rewards, strict=True)
+    ]
+    kept_Q = [group for group in kept_Q if group]
+    texts_Q = [[text for text, _ in group] for group in kept_Q]
+    vectors = embedder([text for texts in texts_Q for text in texts]).vectors
+    values = diversity_measures(
+        texts_Q,
+        [[reward for _, reward in group] for group in kept_Q],
+        vectors.split([len(texts) for texts in texts_Q]),
+        k=max(len(texts) for texts in texts_Q),
+    )
+    defined = {name: values_Q[np.isfinite(values_Q)] for name, values_Q in values.items()}
+    return {name: _estimate(values_Q) for name, values_Q in defined.items() if len(values_Q)}
 
 
 def token_counts(attempt: Attempt) -> dict[str, int]:
@@ -407,5 +447,6 @@ def _result_from(values: dict[str, Any]) -> Result:
         "accuracy": Estimate(**values["accuracy"]),
         "pass_at": {int(k): Estimate(**estimate) for k, estimate in values["pass_at"].items()},
         "accuracy_difference": None if difference is None else Estimate(**difference),
+        "diversity": {name: Estimate(**estimate) for name, estimate in values["diversity"].items()},
     }
     return Result(**{**values, **estimates})

@@ -1,21 +1,20 @@
-"""An evaluation as a table in the terminal, and as a picture."""
-
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+"""An evaluation as a table in the terminal."""
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from counterpoint.evaluate.run import Estimate, Evaluation, Result
+from counterpoint.evaluate.run import Estimate, Evaluation
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# Okabe and Ito's palette without its yellow, which is lost on white; a marker of its own for each, for print in grey
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#CC79A7", "#D55E00")
-MARKERS = ("o", "v", "s", "D", "^", "P", "*")
+DIVERSITY_COLUMNS = {
+    "different_correct": "different\nright in {n}",
+    "distinct_2": "distinct-2\n",
+    "self_bleu_diversity": "1 − self-\nBLEU",
+    "mean_pairwise_distance": "mean\ndistance",
+    "vendi_score": "Vendi\nscore",
+    "log_det": "log\ndet",
+}
+"""What of the measures of diversity has room in a table."""
 
 
 def print_table(evaluation: Evaluation, console: Console) -> None:
@@ -51,62 +50,28 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
     )
 
 
-def plot(evaluation: Evaluation, path: str | Path) -> Path:
-    """Accuracy over M's output tokens as a picture; returns its path."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)  # not pyplot: a library leaves the user's backend alone
-    axes = figure.subplots()
-    for i, (name, result) in enumerate(evaluation.systems.items()):
-        accuracy = result.accuracy
-        axes.errorbar(
-            result.capable_output_tokens,
-            100 * accuracy.value,
-            yerr=[[100 * max(0.0, accuracy.value - accuracy.low)], [100 * max(0.0, accuracy.high - accuracy.value)]],
-            color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i % len(MARKERS)],
-            markersize=11 if MARKERS[i % len(MARKERS)] == "*" else 8,
-            capsize=3,
-            elinewidth=1,
-            label=name,
-        )
-    axes.set_xlabel("M's output tokens a response")
-    axes.set_ylabel("Accuracy, %, with 95 % interval")
-    axes.set_title(f"{evaluation.task}: {evaluation.questions} questions × {evaluation.samples} samples", fontsize=11)
-    axes.margins(x=0.15, y=0.12)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    canvas.draw()  # fixes where the points are, and so where there is room for labels
-    label_points(axes, evaluation.systems)
-    figure.savefig(path)
-    return Path(path)
-
-
-def label_points(axes: "Axes", systems: Mapping[str, Result]) -> None:
-    """Write its name beside each point, where it covers neither a point, an interval nor another name; else to its right."""
-    from matplotlib.transforms import Bbox
-
-    renderer = axes.get_figure(root=True).canvas.get_renderer()  # pyright: ignore
-    places = [((dx, dy), "left" if dx > 0 else "right") for dy in (5, -12, 18, -25) for dx in (9, -9)]
-    taken: list[Bbox] = []
-    for result in systems.values():
-        ends = [(result.capable_output_tokens, 100 * end) for end in (result.accuracy.low, result.accuracy.high)]
-        taken.append(Bbox(axes.transData.transform(ends)).padded(8))
-    for name, result in systems.items():
-        point = (result.capable_output_tokens, 100 * result.accuracy.value)
-        labels = []
-        for offset, side in places:
-            labels.append(axes.annotate(name, point, offset, textcoords="offset points", ha=side, fontsize=9))
-            area = labels[-1].get_window_extent(renderer)
-            if axes.bbox.x0 <= area.x0 and area.x1 <= axes.bbox.x1 and not area.count_overlaps(taken):
-                break
-        else:
-            labels.append(labels.pop(0))
-        for label in labels[:-1]:
-            label.remove()
-        taken.append(labels[-1].get_window_extent(renderer))
+def print_diversity(evaluation: Evaluation, console: Console) -> None:
+    """Quality beside diversity, a row a system; all of the measures with their intervals are in evaluation.json."""
+    results = list(evaluation.systems.values())
+    k = max((k for result in results for k in result.pass_at), default=None)
+    table = Table("system", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+    columns = {"reward\n%": [_percent(result.accuracy) for result in results]}
+    if k is not None and k > 1:
+        columns[f"pass@{k}\n%"] = [_percent(result.pass_at.get(k)) for result in results]
+    for name, title in DIVERSITY_COLUMNS.items():
+        estimates = [result.diversity.get(name) for result in results]
+        columns[title.format(n=evaluation.samples)] = ["–" if e is None else f"{e.value:.2f} ± {_half(e):.2f}" for e in estimates]
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in zip(evaluation.systems, *columns.values(), strict=True):
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        f"{evaluation.task}: {evaluation.questions} questions × {evaluation.samples} samples at temperature "
+        f"{evaluation.temperature:g}; ± is half a 95 % interval over questions",
+        style="dim",
+        highlight=False,
+    )
 
 
 def _percent(estimate: Estimate | None, sign: str = "") -> str:
@@ -114,7 +79,12 @@ def _percent(estimate: Estimate | None, sign: str = "") -> str:
     if estimate is None:
         return "–"
     number = f"{100 * estimate.value:{sign}.1f}".replace("-", "−")
-    return f"{number} ± {50 * (estimate.high - estimate.low):.1f}"
+    return f"{number} ± {100 * _half(estimate):.1f}"
+
+
+def _half(estimate: Estimate) -> float:
+    """Half the width of an interval."""
+    return (estimate.high - estimate.low) / 2
 
 
 def _percent_alone(estimate: Estimate | None) -> str:

@@ -4,6 +4,7 @@ One renderer serves both models. Each uses its own chat template, or a plain one
 where the model's own thinking would: closed, even if M was cut off before it closed it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from counterpoint.errors import ConfigError, DataError
 from counterpoint.policy.base import Policy
+from counterpoint.rl.types import Completion, Question, SamplingParams
 
 SIGNAL_OPEN = "<think>"
 SIGNAL_CLOSE = "</think>"
@@ -70,6 +72,12 @@ class Renderer:
         self._check_room(len(tokens), max_tokens, question_id)
         return tokens
 
+    def response_prompt(self, question: str, max_tokens: int, question_id: str = "") -> tuple[int, ...]:
+        """A prompt for a response in the model's own way: its chat template and nothing more. Raises `DataError` as above."""
+        tokens = self._encode(self._asked(question))
+        self._check_room(len(tokens), max_tokens, question_id)
+        return tokens
+
     def answer_prompt(self, question: str, signal: str, max_tokens: int, question_id: str = "") -> AnswerPrompt:
         """A prompt for the answer: the question, and `signal` (empty: unaided) as thinking already written.
 
@@ -94,6 +102,12 @@ class Renderer:
 
     def _opened(self, question: str) -> str:
         """The question, rendered, up to and with the opening of the signal."""
+        text = self._asked(question)
+        # templates of thinking-only models open the signal themselves
+        return text if text.rstrip().endswith(SIGNAL_OPEN) else f"{text}{SIGNAL_OPEN}\n"
+
+    def _asked(self, question: str) -> str:
+        """The question, rendered, up to where the model begins."""
         content = f"{question}\n\n{self.instruction}" if self.instruction else question
         if self.tokenizer.chat_template and self.template is None:
             messages: Any = [{"role": "user", "content": content}]
@@ -105,8 +119,7 @@ class Renderer:
             raise ConfigError(
                 f"the chat template of {self.tokenizer.name_or_path} drops the question; set `template` to one with {{question}}"
             )
-        # templates of thinking-only models open the signal themselves
-        return text if text.rstrip().endswith(SIGNAL_OPEN) else f"{text}{SIGNAL_OPEN}\n"
+        return text
 
     def _encode_with(self, opened: str, signal: str) -> tuple[int, ...]:
         """A prompt with its signal, closed."""
@@ -136,6 +149,12 @@ class Speaker:
 
     policy: Policy
     renderer: Renderer
+
+
+def respond(model: Speaker, questions: Sequence[Question], n: int, params: SamplingParams, seed: int) -> list[list[Completion]]:
+    """`n` responses to each question, as one model gives them by itself."""
+    prompts = [model.renderer.response_prompt(q.text, params.max_tokens, q.id) for q in questions]
+    return model.policy.sample(prompts, n, params, seed)
 
 
 def answer_of(response: str) -> str:

@@ -113,6 +113,12 @@ def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tens
     return token, logprobs.gather(-1, token[:, None])[:, 0]
 
 
+def entropy(logits: Tensor, temperature: float) -> Tensor:
+    """Entropy in nats [rows] of the tempered, untruncated distribution of logits [rows, V]; of the untempered one if greedy."""
+    logprobs = (logits.float() / (temperature or 1.0)).log_softmax(-1)
+    return torch.special.entr(logprobs.exp()).sum(-1)
+
+
 def truncate(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
     """Zero all but the `top_k` likeliest tokens and, of those, the smallest set that holds `top_p`; [rows, V], sums below 1."""
     if top_k:
@@ -172,6 +178,7 @@ class TransformersSampler:
         total = len(prompts) * n
         tokens = torch.zeros(total, params.max_tokens, dtype=torch.long, device=device)
         logprobs = torch.zeros(total, params.max_tokens, device=device)
+        entropies = torch.zeros_like(logprobs) if params.entropies else None
         lengths = torch.full((total,), params.max_tokens, device=device)
         stopped = torch.zeros(total, dtype=torch.bool, device=device)
         ended_at_end = torch.zeros(total, dtype=torch.bool, device=device)
@@ -188,6 +195,8 @@ class TransformersSampler:
         for t in range(params.max_tokens):
             token, logprob = draw(logits, uniforms[rows, t], params)
             tokens[rows, t], logprobs[rows, t] = token, logprob
+            if entropies is not None:
+                entropies[rows, t] = entropy(logits, params.temperature)
             at_end = running & torch.isin(token, self.end_tokens)
             at_stop = running & ~at_end & self._at_stop(tokens[rows, : t + 1], token, params.stop)
             ended = at_end | at_stop
@@ -215,7 +224,7 @@ class TransformersSampler:
                 logits_to_keep=1,
             ).logits[:, -1]
 
-        return self._completions(prompts, n, params, tokens, logprobs, lengths, stopped, ended_at_end)
+        return self._completions(prompts, n, params, tokens, logprobs, entropies, lengths, stopped, ended_at_end)
 
     def _prefill(self, prompts: list[Sequence[int]]) -> tuple[Tensor, Cache, Tensor, Tensor]:
         """The prompts, left-padded, through the model once: next-token logits [P, V], cache, mask [P, L], last position [P]."""
@@ -255,11 +264,13 @@ class TransformersSampler:
         params: SamplingParams,
         tokens: Tensor,
         logprobs: Tensor,
+        entropies: Tensor | None,
         lengths: Tensor,
         stopped: Tensor,
         ended_at_end: Tensor,
     ) -> list[list[Completion]]:
         token_rows, logprob_rows, counts = tokens.tolist(), logprobs.tolist(), lengths.tolist()
+        entropy_rows = entropies.tolist() if entropies is not None else None
         token_rows = [row[:count] for row, count in zip(token_rows, counts, strict=True)]
         texts: list[str] = list(self.tokenizer.batch_decode(token_rows, skip_special_tokens=True))
         groups: list[list[Completion]] = []
@@ -275,6 +286,7 @@ class TransformersSampler:
                         logprobs=tuple(logprob_rows[row][: counts[row]]),
                         text=text,
                         stop=stop,
+                        entropies=tuple(entropy_rows[row][: counts[row]]) if entropy_rows else None,
                     )
                 )
             groups.append(group)

@@ -27,6 +27,29 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """A multiplier that goes in a line from `start` to `end` in so many steps, and stays there."""
+
+    value: float
+    start: float
+    end: float
+    steps: int
+    taken: int = 0
+    """State: observations so far."""
+
+    def __post_init__(self) -> None:
+        _check_finite(value=self.value, start=self.start, end=self.end)
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    def observe(self, quality: float, mean_length_ratio: float) -> Self:
+        """The next value; what the step showed does not matter."""
+        _check_finite(quality=quality, mean_length_ratio=mean_length_ratio)
+        taken = min(self.taken + 1, self.steps)
+        return replace(self, taken=taken, value=self.start + (self.end - self.start) * taken / self.steps)
+
+
+@dataclass(frozen=True)
 class LengthTarget:
     """DUET's adaptive λ: λ ← clip(λ + η · (mean L / B − 1), 0, 1). arXiv 2605.01111.
 
@@ -131,10 +154,11 @@ class QualityFloor:
         )
 
 
-Controller = Constant | LengthTarget | QualityFloor
+Controller = Constant | Linear | LengthTarget | QualityFloor
 
-_KINDS: dict[str, type[Constant] | type[LengthTarget] | type[QualityFloor]] = {
+_KINDS: dict[str, type[Controller]] = {
     "constant": Constant,
+    "linear": Linear,
     "length_target": LengthTarget,
     "quality_floor": QualityFloor,
 }

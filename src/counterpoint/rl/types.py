@@ -41,6 +41,8 @@ class Completion:
     text: str
     """The decoded continuation, without the stop string and without special tokens at its end."""
     stop: StopReason
+    entropies: tuple[float, ...] | None = None
+    """Entropy in nats of the tempered distribution that each token was drawn from, length T; None unless asked for."""
 
 
 @dataclass(frozen=True)
@@ -74,3 +76,5 @@ class SamplingParams:
     """0 keeps the whole vocabulary."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion; they are cut from its text and kept in its tokens."""
+    entropies: bool = False
+    """Whether completions say the entropy at each of their tokens."""

@@ -56,7 +56,7 @@ def load_task(
     is generated, never which questions a published test set has, nor how a set of one split is divided. `grader`
     replaces the task's own. `options` by kind of task:
 
-    - arithmetic: those of its generator.
+    - arithmetic, palindromes: those of its generator.
     - reasoning_gym:NAME: the configuration of that generator.
     - a published set: test_share, to split a set that comes as one split.
     - jsonl:PATH: question_field, answer_field ("": there is no reference), id_field, trace_field, instruction,
@@ -77,6 +77,8 @@ def load_task(
         raise ConfigError(f"Task {name!r} takes no path; one is for {', '.join(SOURCES)}. For your own, use jsonl:PATH.")
     if name == "arithmetic":
         return arithmetic_task(wanted)
+    if name == "palindromes":
+        return palindromes_task(wanted)
     if kind == "reasoning_gym" and rest:
         return reasoning_gym_task(rest, wanted)
     if kind in ("jsonl", "hf") and rest:
@@ -84,7 +86,7 @@ def load_task(
     if name in SOURCES:
         return published_task(name, path, wanted)
     raise DataError(
-        f"There is no task {name!r}. Choose arithmetic, reasoning_gym:NAME, {', '.join(SOURCES)}, jsonl:PATH "
+        f"There is no task {name!r}. Choose arithmetic, palindromes, reasoning_gym:NAME, {', '.join(SOURCES)}, jsonl:PATH "
         "or hf:NAME; `counterpoint tasks` shows an example of each."
     )
 
@@ -99,6 +101,19 @@ def arithmetic_task(wanted: Wanted) -> Task:
     except TypeError as error:
         raise ConfigError(f"Task 'arithmetic' cannot take the options {dict(wanted.options)}: {error}.") from error
     return Task("arithmetic", train, test, wanted.grader or exact(), arithmetic.INSTRUCTION)
+
+
+def palindromes_task(wanted: Wanted) -> Task:
+    """The built-in task with many right answers, graded by reasoning-gym's verifier of `palindrome_generation`."""
+    from counterpoint.tasks import palindromes
+
+    verifier = import_extra("reasoning_gym").create_dataset("palindrome_generation", seed=0, size=1)
+    try:
+        train = palindromes.questions("train", wanted.seed, train_count(wanted), **wanted.options)
+        test = palindromes.questions("test", wanted.seed, test_count(wanted), **wanted.options)
+    except TypeError as error:
+        raise ConfigError(f"Task 'palindromes' cannot take the options {dict(wanted.options)}: {error}.") from error
+    return Task("palindromes", train, test, wanted.grader or reasoning_gym_grader(verifier, answers.whole))
 
 
 def reasoning_gym_task(generator: str, wanted: Wanted) -> Task:
@@ -252,7 +267,7 @@ class TaskDescription:
 
 def describe_tasks() -> list[TaskDescription]:
     """Every task that can be asked for, with an example; works without a network."""
-    from counterpoint.tasks import arithmetic
+    from counterpoint.tasks import arithmetic, palindromes
 
     return [
         TaskDescription(
@@ -261,6 +276,13 @@ def describe_tasks() -> list[TaskDescription]:
             "built in",
             "train, test",
             shown(arithmetic.questions("train", 0, 1)[0]),
+        ),
+        TaskDescription(
+            "palindromes",
+            "palindromes out of given letters: many right answers, graded by reasoning-gym",
+            "built in",
+            "train, test",
+            shown(palindromes.questions("train", 0, 1)[0]),
         ),
         describe_reasoning_gym(),
         *(

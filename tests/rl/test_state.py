@@ -4,18 +4,25 @@ import json
 
 import pytest
 
-from counterpoint.duet.state import FLAT_STEPS_BEFORE_WARNING, State, after, check_progress, controller_for
+from counterpoint.duet.start import controller_for
 from counterpoint.errors import TrainingError
-from counterpoint.rl.control import Constant, LengthTarget, QualityFloor
+from counterpoint.rl.control import Constant, LengthTarget, Linear, QualityFloor
+from counterpoint.rl.state import FLAT_STEPS_BEFORE_WARNING, State, after, check_progress
 from pairs import recipe_in
 
-CONTROLLERS = [Constant(0.3), LengthTarget(0.2, 0.05), QualityFloor(floor=0.8, value=0.1).observe(0.9, 1.0)]
+CONTROLLERS = [
+    Constant(0.3),
+    Linear(0.5, 1.0, 0.0, 4, 2),
+    LengthTarget(0.2, 0.05),
+    QualityFloor(floor=0.8, value=0.1).observe(0.9, 1.0),
+]
 
 
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_it_survives_a_checkpoint(controller):
-    state = State(controller, floor=0.8, capable_alone=0.9, flat_steps=3, not_finite=2)
-    assert State.from_dict(json.loads(json.dumps(state.to_dict()))) == state
+    for alpha in (None, Constant(1.0)):
+        state = State(controller, floor=0.8, capable_alone=0.9, alpha=alpha, flat_steps=3, not_finite=2)
+        assert State.from_dict(json.loads(json.dumps(state.to_dict()))) == state
 
 
 @pytest.mark.parametrize(
@@ -42,20 +49,27 @@ def groups(capable, light=(0, 4), skipped=(0, 0)):
 
 def test_steps_count_as_flat_when_neither_model_has_a_group_left():
     state = State(Constant(0.0), flat_steps=4)
-    assert after(state, Constant(0.0), groups((2, 2), (4, 4))).flat_steps == 5
-    assert after(state, Constant(0.0), groups((2, 2), (3, 4))).flat_steps == 0
-    assert after(state, Constant(0.0), groups((1, 2), (4, 4))).flat_steps == 0
+    assert after(state, Constant(0.0), groups((2, 2), (4, 4)), 0.5).flat_steps == 5
+    assert after(state, Constant(0.0), groups((2, 2), (3, 4)), 0.5).flat_steps == 0
+    assert after(state, Constant(0.0), groups((1, 2), (4, 4)), 0.5).flat_steps == 0
 
 
 def test_steps_with_an_update_that_is_not_finite_count_in_a_row():
     state = State(Constant(0.0), not_finite=2)
-    assert after(state, Constant(0.0), groups((0, 2), skipped=(1, 0))).not_finite == 3
-    assert after(state, Constant(0.0), groups((0, 2), skipped=(1, 2))).not_finite == 3
-    assert after(state, Constant(0.0), groups((0, 2))).not_finite == 0
+    assert after(state, Constant(0.0), groups((0, 2), skipped=(1, 0)), 0.5).not_finite == 3
+    assert after(state, Constant(0.0), groups((0, 2), skipped=(1, 2)), 0.5).not_finite == 3
+    assert after(state, Constant(0.0), groups((0, 2)), 0.5).not_finite == 0
+
+
+def test_a_step_in_which_every_response_is_wrong_is_flat_whatever_shaping_made_of_it():
+    state = State(Constant(0.0), flat_steps=4)
+    assert after(state, Constant(0.0), groups((0, 2)), 0.0).flat_steps == 5
+    assert after(state, Constant(0.0), {"groups": 2.0, "groups_dropped": 0.0}, 0.1).flat_steps == 0
+    assert after(state, Constant(0.0), {"groups": 2.0, "groups_dropped": 2.0}, 0.1).flat_steps == 5
 
 
 def test_the_controller_moves_and_the_floor_stays():
-    state = after(State(Constant(0.0), floor=0.5, capable_alone=0.6), Constant(0.7), groups((0, 2)))
+    state = after(State(Constant(0.0), floor=0.5, capable_alone=0.6), Constant(0.7), groups((0, 2)), 0.5)
     assert (state.controller, state.floor, state.capable_alone) == (Constant(0.7), 0.5, 0.6)
 
 

@@ -1,0 +1,86 @@
+"""A recipe's `[diversity]` section at work: the responses of a step, embedded, and what their rewards become."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from counterpoint.config import DiversityConfig
+from counterpoint.dqo import diversity, shaping
+from counterpoint.dqo.embed import Embedder, load_embedder, part_of, policy_states
+from counterpoint.errors import ConfigError
+from counterpoint.policy.base import Policy
+from counterpoint.rl import control
+from counterpoint.rl.types import Completion
+
+ENTROPY = "entropy"
+"""The shaper that acts on advantages of tokens; see `shaping.entropy_bonus`."""
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How rewards are shaped; `embedder` only where the shaper needs one."""
+
+    settings: DiversityConfig
+    embedder: Embedder | None
+
+    @property
+    def by_token(self) -> bool:
+        """Whether the shaper acts on tokens, not on rewards."""
+        return self.settings.shaper == ENTROPY
+
+    def shape(
+        self, responses_Q_G: Sequence[Sequence[Completion]], rewards_Q_G: Tensor, alpha: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Shaped rewards [Q, G] and what to log: the span of the groups, and what the encoder could not see."""
+        if self.by_token:
+            return rewards_Q_G, {}
+        embeddings, metrics = None, {}
+        if self.embedder is not None:
+            texts = [part_of(response.text, self.settings.part) for group in responses_Q_G for response in group]
+            embedded = self.embedder(texts)
+            embeddings = embedded.vectors.unflatten(0, rewards_Q_G.shape)
+            metrics = {
+                "log_det": float(diversity.log_det(diversity.linear_kernel(embeddings)).mean()),
+                "embeddings_truncated": float(embedded.truncated),
+                "responses_empty": float(sum(not text.strip() for text in texts)),
+            }
+        logprobs = torch.tensor([[sum(response.logprobs) for response in group] for group in responses_Q_G])
+        samples = shaping.Samples(rewards_Q_G, embeddings, logprobs)
+        shaped = shaping.SHAPERS[self.settings.shaper](samples, alpha, **self.settings.options)
+        return shaped, metrics | {"diversity_reward": float((shaped - rewards_Q_G).mean())}
+
+
+def load_diversity(settings: DiversityConfig, policy: Policy) -> Diversity:
+    """What a section names, ready to use. Raises `ConfigError` for an option that the shaper does not take."""
+    known: list[str] = []
+    if settings.shaper != ENTROPY:
+        parameters = inspect.signature(shaping.SHAPERS[settings.shaper]).parameters
+        known = [name for name in parameters if name not in ("samples", "alpha")]
+    for name in settings.options:
+        if name not in known:
+            raise ConfigError(
+                f"diversity.options: the shaper {settings.shaper} takes no {name!r}; "
+                + (f"it takes {', '.join(known)}" if known else "it takes no options")
+            )
+    if settings.shaper not in shaping.EMBEDS:
+        return Diversity(settings, None)
+    return Diversity(settings, policy_states(policy) if settings.embedder == "policy" else load_embedder(settings.embedder))
+
+
+def alpha_controller(settings: DiversityConfig, steps: int) -> control.Controller:
+    """Who sets α in a run of so many steps."""
+    if settings.control == "constant":
+        return control.Constant(settings.alpha)
+    if settings.control == "linear":
+        return control.Linear(settings.alpha, settings.alpha, settings.alpha_end, steps)
+    return control.QualityFloor(
+        floor=settings.floor,
+        value=settings.alpha,
+        rate=settings.rate,
+        tolerance=settings.tolerance,
+        maximum=settings.maximum,
+        grace=settings.grace,
+    )

@@ -1,0 +1,113 @@
+"""DQO: a policy learns to be right in many ways, not in one.
+
+arXiv 2509.04784. `dqo_step` is one step in the paper's order: sample, score, shape, advantage, update, multiplier.
+Axis suffixes: `_Q` questions, `_G` responses to a question.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterpoint.config import DqoRecipe, of_kind
+from counterpoint.dqo.shape import Diversity, alpha_controller
+from counterpoint.errors import TrainingError
+from counterpoint.policy.prompting import respond
+from counterpoint.rl.data import question_batch, seed_for
+from counterpoint.rl.learn import Learner, learn, scheduled
+from counterpoint.rl.loop import Observer, Step, loop
+from counterpoint.rl.scoring import score
+from counterpoint.rl.state import State, after
+from counterpoint.rl.types import Completion, Question, SamplingParams
+from counterpoint.run import Run
+from counterpoint.tasks.base import Task
+
+
+def train(run: Run, policy: Learner, diversity: Diversity, task: Task, observe: Observer, warn: Callable[[str], None]) -> State:
+    """Train a policy from where the run directory stands to its last step. Returns the final state."""
+    recipe = of_kind(run.recipe, DqoRecipe)
+    questions = task.training_questions()
+
+    def start() -> State:
+        for question in questions:  # one that is too long is found now, not hours later when its step comes
+            policy.speaker.renderer.response_prompt(question.text, recipe.dqo.max_tokens, question.id)
+        floor = recipe.diversity.floor if recipe.diversity.control == "quality_floor" else None
+        return State(alpha_controller(recipe.diversity, recipe.run.steps), floor=floor)
+
+    def take_step(step: int, state: State) -> tuple[Step, State]:
+        batch = question_batch(questions, step, recipe.dqo.questions, recipe.run.seed)
+        return dqo_step(step, batch, policy, diversity, task, recipe, state)
+
+    return loop(run, {"policy": policy.speaker.policy}, start, take_step, observe, warn)
+
+
+def dqo_step(
+    step: int, questions: Sequence[Question], policy: Learner, diversity: Diversity, task: Task, recipe: DqoRecipe, state: State
+) -> tuple[Step, State]:
+    """One step."""
+    dqo, algorithm, alpha = recipe.dqo, recipe.algorithm, state.controller.value
+    torch.manual_seed(seed_for(recipe.run.seed, "update", step))
+    params = SamplingParams(dqo.max_tokens, dqo.temperature, entropies=diversity.by_token)
+
+    # 1. Sample k responses a question.
+    responses_Q_G = respond(policy.speaker, questions, dqo.samples, params, seed_for(recipe.run.seed, "responses", step))
+
+    # 2. Score. A question with a response that could not be graded (and was to be skipped) leaves the step.
+    rewards_Q_G_1, skipped = score(
+        task, questions, [[[c] for c in group] for group in responses_Q_G], recipe.task.on_grader_error
+    )
+    kept = ~rewards_Q_G_1.isnan().any(dim=(1, 2))
+    if not kept.any():
+        raise TrainingError(f"step {step + 1}: no question could be graded ({skipped} gradings skipped); check the grader")
+    kept_rows = kept.nonzero().flatten().tolist()
+    questions, responses_Q_G = [questions[q] for q in kept_rows], [responses_Q_G[q] for q in kept_rows]
+    rewards_Q_G = rewards_Q_G_1[kept].squeeze(-1)
+
+    # 3. Shape: r_i + α · d_i, d_i what response i adds to the volume that its group spans.
+    shaped_Q_G, shown = diversity.shape(responses_Q_G, rewards_Q_G, alpha)
+
+    # 4. Advantage and update.
+    rate = scheduled(algorithm, step, recipe.run.steps)
+    learned = learn(
+        policy, responses_Q_G, shaped_Q_G, algorithm, params, rate=rate, entropy_bonus=alpha if diversity.by_token else 0.0
+    )
+
+    # 5. α answers to the quality that the step showed.
+    reward = float(rewards_Q_G.mean())
+    controller = state.controller.observe(reward, 0.0)
+
+    metrics = learned | shown | {
+        "reward": reward,
+        "shaped_reward": float(shaped_Q_G.mean()),
+        "response_tokens": sum(len(c.tokens) for group in responses_Q_G for c in group) / rewards_Q_G.numel(),
+        "responses_unfinished": sum(c.stop == "length" for group in responses_Q_G for c in group) / rewards_Q_G.numel(),
+        "alpha": alpha,
+        "gradings_skipped": float(skipped),
+    }  # fmt: skip
+    if state.floor is not None:
+        metrics["floor"] = state.floor
+    return Step(metrics, sample_rows(questions, responses_Q_G, rewards_Q_G, shaped_Q_G)), after(
+        state, controller, metrics, reward
+    )
+
+
+def sample_rows(
+    questions: Sequence[Question],
+    responses_Q_G: Sequence[Sequence[Completion]],
+    rewards_Q_G: Tensor,
+    shaped_Q_G: Tensor,
+    count: int = 4,
+) -> list[dict[str, Any]]:
+    """All responses to the first few questions, for samples.jsonl."""
+    return [
+        {
+            "question": question.id,
+            "text": question.text,
+            "reference": question.answer,
+            "responses": [response.text for response in group],
+            "rewards": rewards.tolist(),
+            "shaped": shaped.tolist(),
+        }
+        for question, group, rewards, shaped in list(zip(questions, responses_Q_G, rewards_Q_G, shaped_Q_G, strict=True))[:count]
+    ]

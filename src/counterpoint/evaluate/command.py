@@ -1,0 +1,165 @@
+"""`counterpoint eval`: what a run trained, with every baseline, or the untrained models of a recipe."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from counterpoint.config import (
+    DqoRecipe,
+    DuetRecipe,
+    ModelConfig,
+    Recipe,
+    apply_override,
+    load_recipe,
+    of_kind,
+    validate,
+)
+from counterpoint.dqo.embed import load_embedder, policy_states
+from counterpoint.errors import ConfigError, RunError
+from counterpoint.evaluate.baselines import System, capable_alone, light_alone, pair, responder
+from counterpoint.evaluate.plot import plot, plot_diversity
+from counterpoint.evaluate.run import (
+    REFERENCE,
+    START,
+    Evaluation,
+    Measures,
+    Shapes,
+    Speakers,
+    evaluate_pair,
+    evaluate_systems,
+)
+from counterpoint.evaluate.show import print_diversity, print_table
+from counterpoint.flops import shape_of
+from counterpoint.jobs import speaker_of, task_of
+from counterpoint.policy.prompting import Speaker
+from counterpoint.run import Run
+
+
+def evaluate(what: Sequence[str], overrides: Sequence[str], out: Path | None, quiet: bool) -> Evaluation:
+    """Measure run directories, or the untrained models of a recipe; print the table, write the rest.
+
+    Of DUET one run; of DQO several, whose policies are measured side by side on the task of the first.
+    """
+    first = Path(what[0])
+    is_run = first.is_dir()
+    if is_run and overrides and out is None:
+        raise ConfigError(f"--set changes what is measured; name a folder for it with --out; {first} holds the run's own")
+    recipe = with_overrides(Run.open(first).recipe if is_run else load_recipe(first), overrides)
+    out = out or (first if is_run else Path(recipe.run.directory) / f"{recipe.run.name}-untrained")
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    if isinstance(recipe, DqoRecipe):
+        evaluation = of_policies([Path(name) for name in what] if is_run else [], recipe, out, console, quiet)
+        plot_diversity(evaluation, out / "evaluation.png")
+    else:
+        if len(what) > 1:
+            raise ConfigError("runs of DUET are measured one at a time: give one run directory")
+        evaluation = of_pair(first if is_run else None, of_kind(recipe, DuetRecipe), out, console, quiet)
+        plot(evaluation, out / "evaluation.png")
+    console.print(
+        f"{out}/evaluation.json has the numbers, evaluation.png the plot, evaluation_samples.jsonl every response", soft_wrap=True
+    )
+    return evaluation
+
+
+def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Console, quiet: bool) -> Evaluation:
+    """The pair of a run with every baseline, or the models of a recipe untrained.
+
+    The baseline "M trained alone" is taken from the run directory beside it whose name ends in -alone, if it has finished.
+    """
+    task = task_of(recipe)
+    frozen = {role: model.model_copy(update={"train": False}) for role, model in recipe.models.items()}
+    capable, light = (speaker_of(frozen[role], task.instruction) for role in ("capable", "light"))
+    with progress(console, quiet) as on_progress:
+        measure = {"measures": measures_of(recipe, capable, light), "directory": out, "on_progress": on_progress}
+        if directory is None:
+            systems = {REFERENCE: capable_alone(capable), "m alone": light_alone(light), "untrained pair": pair(capable, light)}
+            evaluation = evaluate_systems(systems, task, recipe, **measure)
+        else:
+            run = Run.open(directory)
+            if run.kind != "duet":
+                raise RunError(
+                    f"{directory} is a run of kind {run.kind}, without a pair; evaluate the run that `counterpoint duet` made"
+                )
+            beside = directory.with_name(f"{directory.name}-alone")
+            solo = frozen["capable"].model_copy(update={"model": str(beside / "models" / "capable"), "gguf_file": None})
+            speakers = Speakers(
+                initial_capable=capable,
+                initial_light=light,
+                trained_capable=speaker_of(trained_model(run, "capable", frozen["capable"]), task.instruction),
+                trained_light=speaker_of(trained_model(run, "light", frozen["light"]), task.instruction),
+                solo_capable=speaker_of(solo, task.instruction) if recipe.evaluation.solo and Path(solo.model).is_dir() else None,
+            )
+            evaluation = evaluate_pair(speakers, task, recipe, **measure)
+            if speakers.solo_capable is None:
+                console.print(f"To see what m contributes, train M alone too: counterpoint duet {directory}/config.toml --alone")
+    print_table(evaluation, console)
+    if recipe.evaluation.embedder:
+        print_diversity(evaluation, console)
+    return evaluation
+
+
+def of_policies(directories: Sequence[Path], recipe: DqoRecipe, out: Path, console: Console, quiet: bool) -> Evaluation:
+    """The policy that a recipe starts from, and those that runs have trained, by the names of the runs."""
+    task = task_of(recipe)
+    frozen = recipe.policy.model_copy(update={"train": False})
+    start = speaker_of(frozen, task.instruction)
+    systems: dict[str, System] = {START: responder(start)}
+    for directory in directories:
+        run = Run.open(directory)
+        policy = of_kind(run.recipe, DqoRecipe).policy
+        systems[run.recipe.run.name] = responder(speaker_of(trained_model(run, "policy", policy), task.instruction))
+    measures = measures_of(recipe, start, start)
+    with progress(console, quiet) as on_progress:
+        evaluation = evaluate_systems(
+            systems, task, recipe, measures=measures, directory=out, on_progress=on_progress, reference=START
+        )
+    print_diversity(evaluation, console)
+    return evaluation
+
+
+def measures_of(recipe: Recipe, capable: Speaker, light: Speaker) -> Measures:
+    """What is counted beside accuracy and tokens."""
+    shapes = Shapes(shape_of(capable.policy.model.config), shape_of(light.policy.model.config))  # pyright: ignore
+    name = recipe.evaluation.embedder
+    if name is None and isinstance(recipe, DqoRecipe):
+        name = recipe.diversity.embedder
+    if name == "policy":
+        return Measures(shapes, policy_states(capable.policy))
+    return Measures(shapes, load_embedder(name) if name else None)
+
+
+@contextmanager
+def progress(console: Console, quiet: bool) -> Iterator[Any]:
+    """A bar a system."""
+    with Progress(console=console, transient=True, disable=quiet) as shown:
+        bars: dict[str, Any] = {}
+
+        def on_progress(system: str, done: int, total: int) -> None:
+            bars[system] = bars[system] if system in bars else shown.add_task(system, total=total)
+            shown.update(bars[system], completed=done)
+
+        yield on_progress
+
+
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with `--set` overrides applied."""
+    values: dict[str, Any] = recipe.model_dump(exclude_none=True)
+    if any(override.partition("=")[0].strip() == "task.name" for override in overrides):
+        values["task"] = {}  # another task: the path, grader and options were for the first
+    for override in overrides:
+        apply_override(values, override)
+    return validate(values, "the run's recipe")
+
+
+def trained_model(run: Run, role: str, config: ModelConfig) -> ModelConfig:
+    """The section of a recipe for a model that a run has trained. Raises `RunError` if the run has not finished."""
+    directory = Path(run.directory) / "models" / role
+    if not directory.is_dir():
+        raise RunError(f"{run.directory} has no trained {role} model yet; finish it with: counterpoint resume {run.directory}")
+    return config.model_copy(update={"model": str(directory), "gguf_file": None, "train": False, "lora": None})
