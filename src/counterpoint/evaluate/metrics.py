@@ -12,7 +12,7 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
 
     1 − C(n − c, k) / C(n, k), Chen et al., arXiv 2107.03374. Raises `ValueError` for counts that cannot be.
     """
-    _check_k(samples, k)
+    check_k(samples, k)
     if not 0 <= correct <= samples:
         raise ValueError(f"correct must be between 0 and samples ({samples}), got {correct}")
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
@@ -30,7 +30,7 @@ def pass_at_k_Q(rewards_Q: Sequence[Sequence[float]], k: int) -> NDArray[np.floa
 def _expected_best(rewards: Sequence[float], k: int) -> float:
     """The mean over all subsets of `k` rewards of the best of them."""
     samples = len(rewards)
-    _check_k(samples, k)
+    check_k(samples, k)
     # the i-th smallest is the best of a subset whose other k − 1 are among the i − 1 below it
     subsets = (math.comb(below, k - 1) for below in range(samples))
     return sum(count * reward for count, reward in zip(subsets, sorted(rewards), strict=True)) / math.comb(samples, k)
@@ -69,6 +69,7 @@ def difference_interval(
     return bootstrap_interval(a - b, confidence, resamples, seed)
 
 
-def _check_k(samples: int, k: int) -> None:
+def check_k(samples: int, k: int) -> None:
+    """Raises `ValueError` unless `k` of `samples` can be drawn."""
     if not 1 <= k <= samples:
         raise ValueError(f"k must be between 1 and the number of samples ({samples}), got {k}")
