@@ -241,6 +241,19 @@ class WarmupConfig(Section):
     )
 
 
+class CriticConfig(Section):
+    """PPO's learned baseline: a value model beside the policy, with generalised advantage estimation."""
+
+    model: str | None = Field(None, description="What the critic starts from; default: what the policy starts from.")
+    learning_rate: float = Field(1e-5, description="AdamW's; larger than the policy's, since its head starts from nothing.", gt=0)
+    gamma: float = Field(1.0, description="γ: what a reward is worth one token earlier.", gt=0, le=1)
+    lam: float = Field(0.95, description="λ of GAE: 1 trusts the rewards alone, 0 the critic.", ge=0, le=1)
+    value_clip: float = Field(
+        0.2, description="How far a value may move in one training step, on the scale of the rewards; `inf` is off.", gt=0
+    )
+    warmup_steps: int = Field(10, description="Training steps at the start in which only the critic learns.", ge=0)
+
+
 class Recipe(Section):
     """One run: what the recipes of every method have."""
 

@@ -47,7 +47,7 @@ from counterpoint.files import (
 )
 from counterpoint.loggers import LOGGERS, Logger, check_loggers
 from counterpoint.model_card import model_card
-from counterpoint.policy.base import Policy
+from counterpoint.policy.base import Policy, Saved
 
 CONFIG, INFO, STATUS, SUMMARY = "config.toml", "run.json", "status.json", "summary.json"
 METRICS, SAMPLES, STATE = "metrics.jsonl", "samples.jsonl", "state.json"
@@ -138,7 +138,7 @@ class Run:
         for row in rows:
             self._append(SAMPLES, {"step": step, **row})
 
-    def checkpoint(self, step: int, policies: Mapping[str, Policy], state: Mapping[str, Any]) -> Path:
+    def checkpoint(self, step: int, policies: Mapping[str, Saved], state: Mapping[str, Any]) -> Path:
         """Write a checkpoint, whole or not at all, then remove the oldest ones. `state` must fit into JSON.
 
         Raises `RunError` if it cannot be written; the checkpoint before it is then still there.
@@ -164,7 +164,7 @@ class Run:
             log.warning("%s is damaged: %s missing; taking the checkpoint before it", folder, ", ".join(missing))
         return None
 
-    def restore(self, policies: Mapping[str, Policy]) -> tuple[int, dict[str, Any]] | None:
+    def restore(self, policies: Mapping[str, Saved]) -> tuple[int, dict[str, Any]] | None:
         """Go on from the newest checkpoint: loads the policies and returns (step, state); None if there is no checkpoint.
 
         What the run wrote after that step is dropped from metrics.jsonl and samples.jsonl, since it will be done again.

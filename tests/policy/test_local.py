@@ -13,7 +13,8 @@ import tiny_models
 from counterpoint.config import LoraConfig, ModelConfig
 from counterpoint.errors import DataError, ModelError
 from counterpoint.policy.load import load_policy
-from counterpoint.policy.local import LocalPolicy, head_is_plain, split_evenly
+from counterpoint.policy.local import LocalPolicy, head_is_plain
+from counterpoint.policy.trainable import split_evenly
 from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.types import Datum, SamplingParams
 

@@ -9,11 +9,13 @@ from counterpoint.rl.advantages import (
     ADVANTAGES,
     advantages,
     dr_grpo,
+    gae,
     grpo,
     has_spread,
     reinforce_pp,
     rloo,
     separately_normalised,
+    whiten,
 )
 
 # Group one: mean 2, deviations -2, -1, 0, 3, sum of squares 14, unbiased variance 14/3. Group two ties.
@@ -128,3 +130,97 @@ def test_reinforce_pp_takes_groups_of_one_but_not_a_batch_of_one():
 def test_an_unknown_name_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="grpo, dr_grpo, rloo, reinforce_pp"):
         advantages("ppo", REWARDS)  # type: ignore[arg-type]
+
+
+# The learned baseline
+
+
+def tokens(*rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_gae_by_hand():
+    # γ = 1/2, λ = 1/2, so γλ = 1/4. Row one: δ = (0 + 3/2 − 2, 4 − 3) = (−1/2, 1), A = (−1/2 + 1/4, 1).
+    # Row two ends after its first token: δ = 6 − 5, and neither the value nor the reward behind it counts.
+    mask = torch.tensor([[True, True], [True, False]])
+    advantages, returns = gae(tokens([0, 4], [6, 9]), tokens([2, 3], [5, 7]), mask, 0.5, 0.5)
+    torch.testing.assert_close(advantages, tokens([-0.25, 1], [1, 0]))
+    torch.testing.assert_close(returns, tokens([1.75, 4], [6, 0]))
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
+def test_gae_is_the_discounted_sum_of_the_errors_of_the_values(gamma, lam):
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(2, 4, 9, dtype=torch.float64, generator=generator)
+    lengths = [9, 1, 5, 0]
+    mask = torch.arange(9) < torch.tensor(lengths)[:, None]
+    advantages, returns = gae(rewards, values, mask, gamma, lam)
+    for i, length in enumerate(lengths):
+        after = [*values[i, :length].tolist(), 0.0]
+        errors = [rewards[i, t].item() + gamma * after[t + 1] - after[t] for t in range(length)]
+        expected = [sum((gamma * lam) ** (u - t) * errors[u] for u in range(t, length)) for t in range(length)]
+        assert advantages[i].tolist() == pytest.approx(expected + [0.0] * (9 - length))
+        assert returns[i].tolist() == pytest.approx([a + v for a, v in zip(expected, after, strict=False)] + [0.0] * (9 - length))
+
+
+def test_with_lambda_one_the_returns_are_the_sums_of_rewards_whatever_the_critic_says():
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    _, returns = gae(tokens([1, 0, 5]), tokens([40, -7, 3]), mask, 1.0, 1.0)
+    torch.testing.assert_close(returns, tokens([6, 5, 5]))
+
+
+def test_with_lambda_zero_only_the_next_value_counts():
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    advantages, _ = gae(tokens([0, 0, 5]), tokens([1, 2, 4]), mask, 1.0, 0.0)
+    torch.testing.assert_close(advantages, tokens([1, 2, 1]))
+
+
+def test_gae_steps_over_what_the_mask_leaves_out_even_nan():
+    whole = gae(tokens([0, 4]), tokens([2, 3]), torch.ones(1, 2, dtype=torch.bool), 0.5, 0.5)
+    nan = math.nan
+    mask = torch.tensor([[True, False, True, False]])
+    holed = gae(tokens([0, nan, 4, nan]), tokens([2, nan, 3, nan]), mask, 0.5, 0.5)
+    for one, other in zip(whole, holed, strict=True):
+        torch.testing.assert_close(other[:, [0, 2]], one)
+        assert other[:, [1, 3]].tolist() == [[0.0, 0.0]]
+
+
+def test_a_value_that_is_not_finite_is_seen_in_the_advantages_of_its_row_alone():
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    advantages, _ = gae(tokens([0, 1], [0, 1]), tokens([0, math.nan], [0, 0]), mask, 1.0, 0.95)
+    assert advantages.isfinite().tolist() == [[False, False], [True, True]]
+    assert not whiten(advantages, mask).isfinite().all()
+
+
+def test_gae_of_no_tokens_is_no_advantages():
+    advantages, returns = gae(torch.zeros(2, 0), torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool), 1.0, 0.95)
+    assert advantages.shape == returns.shape == (2, 0)
+
+
+def test_gae_refuses_shapes_that_differ_and_masks_of_numbers():
+    with pytest.raises(ValueError, match=r"one shape \[N, T\], got \[1, 2\], \[1, 3\], \[1, 2\]"):
+        gae(torch.zeros(1, 2), torch.zeros(1, 3), torch.ones(1, 2, dtype=torch.bool), 1.0, 0.95)
+    with pytest.raises(ValueError, match="mask must be bool"):
+        gae(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2), 1.0, 0.95)
+
+
+def test_whitened_advantages_have_mean_zero_and_deviation_one_over_the_mask():
+    # 0, 1, 2, 5 as in REWARDS: mean 2, unbiased variance 14/3; what is outside counts for nothing
+    mask = torch.tensor([[True, True, False], [True, False, True]])
+    whitened = whiten(tokens([0, 1, 99], [2, math.nan, 5]), mask, epsilon=0.0)
+    expected = DEVIATIONS / math.sqrt(14 / 3)
+    torch.testing.assert_close(whitened, tokens([expected[0], expected[1], 0], [expected[2], 0, expected[3]]))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 5), (0, 0)])
+def test_advantages_that_do_not_differ_are_whitened_to_zeros(shape):
+    whitened = whiten(torch.full(shape, 0.1), torch.ones(shape, dtype=torch.bool))
+    assert whitened.tolist() == torch.zeros(shape).tolist()
+
+
+def test_whitening_refuses_shapes_that_differ_and_masks_of_numbers():
+    with pytest.raises(ValueError, match="one shape"):
+        whiten(torch.zeros(1, 2), torch.ones(2, 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match="mask must be bool"):
+        whiten(torch.zeros(1, 2), torch.ones(1, 2))

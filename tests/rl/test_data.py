@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from counterpoint.rl.data import make_data, question_batch, reference_logprobs, seed_for, sequence_kl
+from counterpoint.rl.data import make_data, question_batch, reference_logprobs, seed_for, sequence_kl, token_kl
 from counterpoint.rl.types import Completion, Question
 from fakes import LOGPROB, FakePolicy
 
@@ -72,6 +72,11 @@ def test_every_token_gets_its_completions_advantage():
     assert first.reference_logprobs is None
 
 
+def test_an_advantage_can_be_that_of_each_token():
+    first, second = make_data(TWO, [(0.5, 0.0, -0.5), -1.0])
+    assert (first.advantages, second.advantages) == ((0.5, 0.0, -0.5), (-1.0,))
+
+
 def test_other_log_probabilities_go_to_their_completions():
     old, reference = [(-1.0, -2.0, -3.0), (-4.0,)], [(-5.0, -6.0, -7.0), (-8.0,)]
     data = make_data(TWO, [0.0, 0.0], old_logprobs=old, reference_logprobs=reference)
@@ -97,3 +102,5 @@ def test_the_kl_of_a_sequence_is_the_sum_over_its_tokens(kind, of_a_token):
     # log ratios by hand: 0.2, −0.1, 0 and 1
     expected = torch.tensor([of_a_token(0.2) + of_a_token(-0.1) + of_a_token(0.0), of_a_token(1.0)])
     torch.testing.assert_close(sequence_kl(TWO, reference, kind), expected)
+    first, _ = token_kl(TWO, reference, kind)
+    torch.testing.assert_close(first, torch.tensor([of_a_token(0.2), of_a_token(-0.1), of_a_token(0.0)]))

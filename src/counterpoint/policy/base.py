@@ -12,7 +12,19 @@ from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.types import Completion, Datum, SamplingParams
 
 
-class Policy(Protocol):
+class Saved(Protocol):
+    """What a checkpoint holds: a policy, or a critic beside it."""
+
+    def save(self, directory: Path) -> None:
+        """Write weights and optimizer state; the weights in a layout that `from_pretrained` reads."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Restore what `save` wrote."""
+        ...
+
+
+class Policy(Saved, Protocol):
     """A causal language model that can be sampled from and updated."""
 
     def encode(self, text: str) -> tuple[int, ...]:
@@ -40,8 +52,4 @@ class Policy(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write weights, tokenizer and optimizer state; the weights in a layout that `from_pretrained` reads."""
-        ...
-
-    def load(self, directory: Path) -> None:
-        """Restore what `save` wrote."""
         ...

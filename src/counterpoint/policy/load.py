@@ -1,11 +1,13 @@
 """From a recipe's model section to a policy: a directory, a hub name, or one of the pair that ships with the package."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from counterpoint.config import ModelConfig
 from counterpoint.errors import ModelError
@@ -37,27 +39,7 @@ def resolve_model(name: str) -> str:
 
 def load_policy(config: ModelConfig) -> LocalPolicy:
     """The model and tokenizer of a recipe's section, ready to sample and, unless frozen, to train."""
-    source, device = resolve_model(config.model), pick_device(config.device)
-    check_files(source, config)
-    extra: dict[str, Any] = {}
-    if config.gguf_file:
-        from transformers import GgufConfig
-
-        extra = {"gguf_file": config.gguf_file}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **extra)
-        if config.gguf_file:
-            extra["quantization_config"] = GgufConfig(dequantize=True)  # pyright: ignore[reportPossiblyUnboundVariable]
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype), **extra)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(f"cannot load {config.model} as a causal language model: {error}") from error
-    if tokenizer.encode("a", add_special_tokens=False) == tokenizer.encode("b", add_special_tokens=False):
-        # where its files are missing, transformers makes an empty one and says nothing
-        raise ModelError(f"{config.model} has no tokenizer that knows letters; put its tokenizer files (tokenizer.json) there")
-    if config.gguf_file:
-        model.config.quantization_config = None  # it is a plain model now, and is saved as one
-        del model.config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
-    model.to(device)  # pyright: ignore[reportArgumentType]
+    tokenizer, model = load_tokenizer(config), load_model(config)
     if not config.train:
         model.requires_grad_(False)
     elif config.lora is not None:
@@ -72,6 +54,44 @@ def load_policy(config: ModelConfig) -> LocalPolicy:
     )
 
 
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a recipe's section. Raises `ModelError` if there is none that works."""
+    source = resolve_model(config.model)
+    check_files(source, config)
+    with loading(config):
+        tokenizer = AutoTokenizer.from_pretrained(source, **({"gguf_file": config.gguf_file} if config.gguf_file else {}))
+    if tokenizer.encode("a", add_special_tokens=False) == tokenizer.encode("b", add_special_tokens=False):
+        # where its files are missing, transformers makes an empty one and says nothing
+        raise ModelError(f"{config.model} has no tokenizer that knows letters; put its tokenizer files (tokenizer.json) there")
+    return tokenizer
+
+
+def load_model(config: ModelConfig) -> Any:
+    """The causal language model of a recipe's section, in its type and on its device. Raises `ModelError`."""
+    source, device = resolve_model(config.model), pick_device(config.device)
+    check_files(source, config)
+    extra: dict[str, Any] = {}
+    with loading(config):
+        if config.gguf_file:
+            from transformers import GgufConfig
+
+            extra = {"gguf_file": config.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype), **extra)
+    if config.gguf_file:
+        model.config.quantization_config = None  # it is a plain model now, and is saved as one
+        del model.config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
+    return model.to(device)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def loading(config: ModelConfig) -> Iterator[None]:
+    """What transformers raises for a model that it cannot read, as a `ModelError`."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ModelError(f"cannot load {config.model} as a causal language model: {error}") from error
+
+
 def check_files(source: str, config: ModelConfig) -> None:
     """Raises `ModelError` for a directory without the file that says what model it is."""
     directory = Path(source)
@@ -84,14 +104,14 @@ def check_files(source: str, config: ModelConfig) -> None:
         raise ModelError(f"the directory {config.model} has no config.json; {WHAT_TO_GIVE}. For a GGUF file, set gguf_file")
 
 
-def with_adapters(model: Any, config: ModelConfig) -> Any:
-    """`model` with fresh LoRA adapters, the only weights that train."""
+def with_adapters(model: Any, config: ModelConfig, kind: str = "CAUSAL_LM") -> Any:
+    """`model` with fresh LoRA adapters, its only weights that train; `kind` is peft's task type."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ModelError('LoRA needs peft; install it with: pip install "counterpoint[lora]"') from error
     assert config.lora is not None
-    lora = LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=config.lora.targets, task_type="CAUSAL_LM")
+    lora = LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=config.lora.targets, task_type=kind)
     return get_peft_model(model, lora)
 
 

@@ -1,30 +1,25 @@
 """A transformers causal model in this process, on the CPU or one GPU, with full weights or LoRA."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterpoint.errors import DataError, ModelError
 from counterpoint.policy.chunked import chunked_logprobs, rows_per_chunk
 from counterpoint.policy.rollout import TransformersSampler
+from counterpoint.policy.trainable import TrainableModel, base_model, is_lora, padded, side_by_side, spread_over
 from counterpoint.rl.losses import LossSpec, aggregation_weights, token_losses
 from counterpoint.rl.types import Completion, Datum, SamplingParams
 
-OPTIMIZER_FILE = "optimizer.pt"
 
-
-class LocalPolicy:
-    """The five verbs of `Policy` over a transformers model.
-
-    The optimizer is AdamW over float32 weights. A model in a smaller type keeps a float32 copy of what is trained, since a step
-    of 1e-6 is lost in the rounding of bfloat16.
-    """
+class LocalPolicy(TrainableModel):
+    """The five verbs of `Policy` over a transformers model."""
 
     def __init__(
         self,
@@ -36,14 +31,15 @@ class LocalPolicy:
         max_grad_norm: float = 1.0,
         weight_decay: float = 0.0,
     ):
-        self.model = model
+        super().__init__(
+            model,
+            list(model.parameters()),
+            tokens_per_microbatch=tokens_per_microbatch,
+            max_grad_norm=max_grad_norm,
+            weight_decay=weight_decay,
+        )
         self.tokenizer = tokenizer
-        self.tokens_per_microbatch = tokens_per_microbatch
-        self.max_grad_norm = max_grad_norm
         self.sampler = TransformersSampler(base_model(model), tokenizer, tokens_per_rollout)
-        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.masters = [w if w.dtype == torch.float32 else w.detach().float().clone() for w in self.weights]
-        self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay) if self.masters else None
         self._head_is_plain = head_is_plain(base_model(model))
 
     @property
@@ -69,31 +65,14 @@ class LocalPolicy:
         return self.sampler.sample(prompts, n, params, seed)
 
     def logprobs(self, data: Sequence[Datum], temperature: float = 1.0) -> list[tuple[float, ...]]:
-        rows: list[tuple[float, ...]] = [()] * len(data)
-        self.model.eval()
-        with torch.no_grad():
-            for batch in self._microbatches(data):
-                logprobs, mask, _ = self._forward([data[i] for i in batch], temperature)
-                for i, row, kept in zip(batch, logprobs, mask, strict=True):
-                    rows[i] = tuple(row[kept].tolist())
-        return rows
+        return self._of_each_token(data, lambda rows: self._forward(rows, temperature)[:2])
 
     def update(self, data: Sequence[Datum], loss: LossSpec, learning_rate: float, optimizer_steps: int = 1) -> dict[str, float]:
         if self.optimizer is None:
             raise ModelError("this policy has no weights to train; it was loaded frozen")
-        if not data:
-            raise DataError("there is no data to learn from; skip the update of a step without any")
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        totals: dict[str, float] = {"skipped_updates": 0.0}
-        parts = split_evenly(data, optimizer_steps)
-        for part in parts:
-            for name, value in self._optimizer_step(part, loss).items():
-                totals[name] = totals.get(name, 0.0) + value
-        taken = max(1.0, len(parts) - totals["skipped_updates"])
+        totals = self._take_steps(data, learning_rate, optimizer_steps, lambda part: self._step_on(part, loss))
         tokens = max(1.0, totals.pop("tokens", 0.0))
-        metrics = {name: totals[name] / taken for name in ("loss", "grad_norm") if name in totals}
-        metrics["skipped_updates"] = totals["skipped_updates"]
+        metrics = {name: totals[name] for name in ("loss", "grad_norm", "skipped_updates") if name in totals}
         names = {
             "ratio_sum": "ratio",
             "clipped_tokens": "clipped_share",
@@ -103,15 +82,13 @@ class LocalPolicy:
         names |= {"entropy_sum": "entropy", "logprob_sum": "logprob", "truncated_tokens": "truncated_share"}
         return metrics | {new: totals[old] / tokens for old, new in names.items() if old in totals}
 
-    def _optimizer_step(self, data: Sequence[Datum], loss: LossSpec) -> dict[str, float]:
-        """Accumulate the gradient over micro-batches of like length, clip it, step. A step that is not finite is not taken."""
-        assert self.optimizer is not None
-        self.model.train()
+    def _step_on(self, data: Sequence[Datum], loss: LossSpec) -> dict[str, float]:
+        """One optimizer step on the loss over `data`."""
         lengths = torch.tensor([len(datum.tokens) for datum in data])
         weights = aggregation_weights(lengths, loss.aggregation, loss.constant_length).to(self.model.device)
+
         # on-policy: the sampler's log-probabilities are this model's own, so none are recomputed and the ratio is 1
-        totals: dict[str, float] = {}
-        for batch in self._microbatches(data):
+        def loss_of(batch: list[int]) -> tuple[Tensor, dict[str, Tensor | float]]:
             rows = [data[i] for i in batch]
             logprobs, mask, entropy = self._forward(rows, loss.temperature, with_entropy=True)
             losses, sums = token_losses(
@@ -123,83 +100,30 @@ class LocalPolicy:
                 sampler_logprobs=padded(rows, "logprobs", mask),
                 reference_logprobs=padded(rows, "reference_logprobs", mask),
             )
-            value = (losses.sum(dim=1) * weights[batch]).sum()
-            value.backward()
-            self._gather_gradients()
-            sums |= {
-                "loss": value.detach(),
-                "entropy_sum": entropy,
-                "logprob_sum": logprobs.detach()[mask].sum(),
-            }
-            for name, number in sums.items():
-                totals[name] = totals.get(name, 0.0) + float(number)
-        norm = float(nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
-        if torch.isfinite(torch.tensor([norm, totals["loss"]])).all():
-            self.optimizer.step()
-            for master, weight in zip(self.masters, self.weights, strict=True):
-                if master is not weight:
-                    weight.data.copy_(master)
-            totals["grad_norm"] = norm
-        else:
-            totals = {"skipped_updates": 1.0}
-        self.optimizer.zero_grad()
-        return totals
+            of_all = {"entropy_sum": entropy, "logprob_sum": logprobs.detach()[mask].sum()}
+            return (losses.sum(dim=1) * weights[batch]).sum(), {**sums, **of_all}
 
-    def _gather_gradients(self) -> None:
-        """Move gradients to the float32 masters after each micro-batch: a long sum in bfloat16 would lose its last terms."""
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            if master is not weight and weight.grad is not None:
-                gradient, weight.grad = weight.grad.float(), None
-                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-
-    def _microbatches(self, data: Sequence[Datum]) -> Iterator[list[int]]:
-        """Indices of `data`, longest first, cut so that rows x longest stays within the token budget."""
-        lengths = [len(datum.prompt) + len(datum.tokens) for datum in data]
-        batch: list[int] = []
-        for i in sorted(range(len(data)), key=lambda i: -lengths[i]):
-            if batch and (len(batch) + 1) * lengths[batch[0]] > self.tokens_per_microbatch:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
+        return self._optimizer_step(data, loss_of)
 
     def _forward(self, rows: Sequence[Datum], temperature: float, with_entropy: bool = False) -> tuple[Tensor, Tensor, float]:
         """Log-probabilities [N, T] of the rows' tokens, where they stand [N, T], and the sum of entropies over them."""
-        model, device = base_model(self.model), self.model.device
-        longest = max(len(row.prompt) + len(row.tokens) for row in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        attention = torch.zeros(len(rows), longest, dtype=torch.long)
-        predicts = torch.zeros(len(rows), longest, dtype=torch.bool)  # positions whose next token is learned from
-        for i, row in enumerate(rows):
-            if not row.prompt:
-                raise DataError("a datum has no prompt; its first token needs one to be predicted from")
-            prompt, end = len(row.prompt), len(row.prompt) + len(row.tokens)
-            ids[i, :end] = torch.tensor(row.prompt + row.tokens)
-            attention[i, :end] = 1
-            predicts[i, prompt - 1 : end - 1] = True
-        targets = ids.roll(-1, dims=1)[predicts].to(device)
-        ids, attention, predicts = ids.to(device), attention.to(device), predicts.to(device)
-        # padding is on the right, where causal attention keeps it from every token that counts
-        padding = attention if bool((attention == 0).any()) else None
+        model, batch = base_model(self.model), side_by_side(rows, self.model.device)
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.padding, "use_cache": False}
         if self._head_is_plain:
-            hidden = model.get_decoder()(input_ids=ids, attention_mask=padding, use_cache=False).last_hidden_state[predicts]
+            hidden = model.get_decoder()(**inputs).last_hidden_state[batch.predicts]
             head: Any = model.get_output_embeddings()
             vocabulary = head.weight.shape[0]
         else:
-            hidden = model(input_ids=ids, attention_mask=padding, use_cache=False).logits[predicts]
+            hidden = model(**inputs).logits[batch.predicts]
             head, vocabulary = nn.Identity(), hidden.shape[-1]
         chunk = rows_per_chunk(vocabulary)
         entropy = 0.0
         if with_entropy:
-            flat, entropies = chunked_logprobs(hidden, targets, head, chunk, temperature, with_entropy=True)
+            flat, entropies = chunked_logprobs(hidden, batch.targets(), head, chunk, temperature, with_entropy=True)
             entropy = float(entropies.sum())
         else:
-            flat = chunked_logprobs(hidden, targets, head, chunk, temperature)
-        lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
-        mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
-        logprobs = torch.zeros(mask.shape, dtype=flat.dtype, device=device).masked_scatter(mask, flat)
-        return logprobs, mask, entropy
+            flat = chunked_logprobs(hidden, batch.targets(), head, chunk, temperature)
+        return spread_over(batch.mask, flat), batch.mask, entropy
 
     def reference(self) -> "LocalPolicy":
         """The policy as it is now, frozen. A LoRA policy shares its base weights: its reference is the model without adapters."""
@@ -211,28 +135,11 @@ class LocalPolicy:
     def save(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
-        if self.optimizer is not None:
-            state = {"optimizer": self.optimizer.state_dict(), "masters": None}
-            if any(master is not weight for master, weight in zip(self.masters, self.weights, strict=True)):
-                state["masters"] = [master.detach() for master in self.masters]
-            torch.save(state, directory / OPTIMIZER_FILE)
+        self._save_optimizer(directory)
 
     def load(self, directory: Path) -> None:
-        if is_lora(self.model):
-            from peft import set_peft_model_state_dict
-            from safetensors.torch import load_file
-
-            set_peft_model_state_dict(self.model, load_file(directory / "adapter_model.safetensors"))  # pyright: ignore
-        else:
-            saved = AutoModelForCausalLM.from_pretrained(directory, dtype=self.model.dtype)
-            self.model.load_state_dict(saved.state_dict())
-        if self.optimizer is not None:
-            state = torch.load(directory / OPTIMIZER_FILE, map_location=self.model.device, weights_only=True)
-            self.optimizer.load_state_dict(state["optimizer"])
-            with torch.no_grad():
-                for i, (master, weight) in enumerate(zip(self.masters, self.weights, strict=True)):
-                    if master is not weight:
-                        master.copy_(state["masters"][i])
+        self._load_model(directory)
+        self._load_optimizer(directory)
 
 
 class AdapterOff(LocalPolicy):
@@ -252,16 +159,6 @@ class AdapterOff(LocalPolicy):
 
     def _off(self) -> AbstractContextManager[Any]:
         return self.model.disable_adapter()  # pyright: ignore[reportCallIssue]
-
-
-def is_lora(model: nn.Module) -> bool:
-    """Whether peft has put adapters around the model."""
-    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
-
-
-def base_model(model: Any) -> Any:
-    """The transformers model, adapters within it active, of a model that peft may have wrapped."""
-    return model.get_base_model() if is_lora(model) else model
 
 
 @torch.no_grad()
@@ -289,22 +186,3 @@ def amplify(_decoder: nn.Module, _inputs: Any, output: Any) -> Any:
     """A forward hook that makes hidden states a thousand times larger."""
     output.last_hidden_state = 1000 * output.last_hidden_state
     return output
-
-
-def padded(rows: Sequence[Datum], field: str, mask: Tensor) -> Tensor | None:
-    """A per-token field of the rows as a float tensor [N, T], zero where the mask is False; None where no row has it."""
-    values = [getattr(row, field) for row in rows]
-    if all(value is None for value in values):
-        return None
-    if any(value is None for value in values):
-        raise DataError(f"some data have {field} and some have not; give it for all or for none")
-    if any(len(value) != len(row.tokens) for value, row in zip(values, rows, strict=True)):
-        raise DataError(f"{field} must have one number for each of a datum's tokens")
-    flat = torch.tensor([x for value in values for x in value], dtype=torch.float32, device=mask.device)
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, flat)
-
-
-def split_evenly(data: Sequence[Datum], parts: int) -> list[Sequence[Datum]]:
-    """`data` in at most `parts` parts whose sizes differ by one at most, none empty; a group's neighbours stay together."""
-    parts = max(1, min(parts, len(data)))
-    return [data[i * len(data) // parts : (i + 1) * len(data) // parts] for i in range(parts)]

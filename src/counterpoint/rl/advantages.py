@@ -1,9 +1,11 @@
 """Advantages: how much better each sample of a group was than its baseline. Pure functions of rewards.
 
-Axis suffixes: `_Q` questions, `_G` samples of a question's group. Rewards are [Q, G] and so are the
-advantages; every token of a sample gets the sample's advantage. All of them raise `ValueError` unless rewards
-are a finite floating-point tensor [Q, G] that is not empty, and those whose baseline is the group's raise it
-for a group of one, which would teach nothing without saying so.
+Axis suffixes: `_Q` questions, `_G` samples of a question's group, `_N` completions, `_T` their tokens. Rewards
+are [Q, G] and so are the advantages; every token of a sample gets the sample's advantage. All of them raise
+`ValueError` unless rewards are a finite floating-point tensor [Q, G] that is not empty, and those whose
+baseline is the group's raise it for a group of one, which would teach nothing without saying so.
+
+`gae` is the one whose baseline is a learned critic: its rewards, and its advantages, are a token's, [N, T].
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +52,7 @@ def reinforce_pp(rewards_Q_G: Tensor, epsilon: float = 1e-6) -> Tensor:
     changes the gradient. Std is unbiased, as in `grpo`. Groups of one are fine; a batch of one sample raises
     `ValueError`.
     """
-    _check(rewards_Q_G)
+    check_rewards(rewards_Q_G)
     if rewards_Q_G.numel() < 2:
         raise ValueError("reinforce_pp normalises over the batch and got one sample; give it at least two")
     return _normalised(rewards_Q_G.reshape(1, -1), epsilon).reshape(rewards_Q_G.shape)
@@ -71,9 +73,53 @@ def separately_normalised(rewards_Q_G: Tensor, penalties_Q_G: Tensor, multiplier
     return _normalised(rewards_Q_G, epsilon) - multiplier * _normalised(penalties_Q_G, epsilon)
 
 
+def gae(rewards_N_T: Tensor, values_N_T: Tensor, mask_N_T: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation, (advantages [N, T], returns [N, T]). arXiv 1506.02438, eq. 16.
+
+        δ_t = r_t + γ V_{t+1} − V_t        A_t = Σ_l (γλ)^l δ_{t+l}        return_t = A_t + V_t
+
+    V_t, in `values_N_T`, is the value of the state before token t. An episode ends with its row's last True in
+    the mask: V is 0 after it. What stands where the mask is False is ignored, NaN included: those positions are
+    stepped over, and have the advantage and the return 0. Returns are what the critic is to predict, the λ-return. A
+    value that is not finite makes advantages that are not: whoever updates on them skips and counts. Raises
+    `ValueError` for shapes that differ and a mask that is not bool.
+    """
+    if rewards_N_T.dim() != 2 or not rewards_N_T.shape == values_N_T.shape == mask_N_T.shape:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in (rewards_N_T, values_N_T, mask_N_T))
+        raise ValueError(f"rewards, values and mask must have one shape [N, T], got {shapes}")
+    _check_mask(mask_N_T)
+    zeros_N = values_N_T.new_zeros(len(values_N_T))
+    advantages_N_T = torch.zeros_like(values_N_T)
+    later_value_N, later_advantage_N = zeros_N, zeros_N
+    for t in reversed(range(rewards_N_T.shape[1])):
+        inside_N = mask_N_T[:, t]
+        error_N = rewards_N_T[:, t] + gamma * later_value_N - values_N_T[:, t]
+        later_advantage_N = torch.where(inside_N, error_N + gamma * lam * later_advantage_N, later_advantage_N)
+        later_value_N = torch.where(inside_N, values_N_T[:, t], later_value_N)
+        advantages_N_T[:, t] = torch.where(inside_N, later_advantage_N, zeros_N)
+    return advantages_N_T, torch.where(mask_N_T, advantages_N_T + values_N_T, 0.0)
+
+
+def whiten(advantages_N_T: Tensor, mask_N_T: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """(A − mean A) / (std A + ε), mean and unbiased std over the mask; zero where it is False. [N, T].
+
+    As PPO does with the advantages of a batch (advantage normalisation, arXiv 2006.05990): a step's size no longer follows the
+    rewards' scale. Advantages that do not differ, or a single one, become zeros.
+    """
+    if advantages_N_T.shape != mask_N_T.shape:
+        raise ValueError(f"advantages and mask must have one shape, got {list(advantages_N_T.shape)}, {list(mask_N_T.shape)}")
+    _check_mask(mask_N_T)
+    kept = advantages_N_T[mask_N_T]
+    whitened = torch.zeros_like(advantages_N_T)
+    # not `>`, which would make zeros of NaN and hide it from the update that counts what is not finite
+    if len(kept) < 2 or kept.max() - kept.min() <= NO_SPREAD:
+        return whitened
+    return whitened.masked_scatter(mask_N_T, (kept - kept.mean()) / (kept.std() + epsilon))
+
+
 def has_spread(values_Q_G: Tensor, tolerance: float = NO_SPREAD) -> Tensor:
     """bool [Q]: groups whose values differ by more than `tolerance`; only they carry a gradient signal."""
-    _check(values_Q_G, "values")
+    check_rewards(values_Q_G, "values")
     return (values_Q_G.amax(dim=1) - values_Q_G.amin(dim=1)) > tolerance
 
 
@@ -100,7 +146,8 @@ def _normalised(values_Q_G: Tensor, epsilon: float) -> Tensor:
     return torch.where(has_spread(values_Q_G).unsqueeze(1), scaled, torch.zeros_like(scaled))
 
 
-def _check(values_Q_G: Tensor, what: str = "rewards") -> None:
+def check_rewards(values_Q_G: Tensor, what: str = "rewards") -> None:
+    """Raises `ValueError` unless they are a finite floating-point tensor [Q, G] that is not empty."""
     if values_Q_G.dim() != 2 or values_Q_G.numel() == 0:
         raise ValueError(f"{what} must be a non-empty tensor [Q, G], got shape {list(values_Q_G.shape)}")
     if not values_Q_G.is_floating_point():
@@ -115,8 +162,13 @@ def _check(values_Q_G: Tensor, what: str = "rewards") -> None:
 
 
 def _check_groups(values_Q_G: Tensor, what: str = "rewards") -> None:
-    _check(values_Q_G, what)
+    check_rewards(values_Q_G, what)
     if values_Q_G.shape[1] < 2:
         raise ValueError(
             f"{what} have one sample a group, which leaves nothing to compare it with: sample at least two, or use reinforce_pp"
         )
+
+
+def _check_mask(mask_N_T: Tensor) -> None:
+    if mask_N_T.dtype != torch.bool:
+        raise ValueError(f"mask must be bool, got {mask_N_T.dtype}")

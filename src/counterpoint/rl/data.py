@@ -32,17 +32,17 @@ def question_batch(questions: Sequence[Question], step: int, size: int, run_seed
 
 def make_data(
     completions: Sequence[Completion],
-    advantages: Sequence[float],
+    advantages: Sequence[float | tuple[float, ...]],
     *,
     old_logprobs: Sequence[tuple[float, ...]] | None = None,
     reference_logprobs: Sequence[tuple[float, ...]] | None = None,
 ) -> list[Datum]:
-    """One datum a completion, its advantage on each of its tokens."""
+    """One datum a completion; its advantage is a number, which each of its tokens gets, or one for each of them."""
     return [
         Datum(
             prompt=completion.prompt,
             tokens=completion.tokens,
-            advantages=(advantage,) * len(completion.tokens),
+            advantages=advantage if isinstance(advantage, tuple) else (advantage,) * len(completion.tokens),
             logprobs=completion.logprobs,
             old_logprobs=old_logprobs[i] if old_logprobs else None,
             reference_logprobs=reference_logprobs[i] if reference_logprobs else None,
@@ -56,7 +56,12 @@ def reference_logprobs(reference: Policy, completions: Sequence[Completion], tem
     return reference.logprobs(make_data(completions, [0.0] * len(completions)), temperature)
 
 
+def token_kl(completions: Sequence[Completion], reference: Sequence[tuple[float, ...]], kind: KLKind) -> list[Tensor]:
+    """KL estimate at each token of each completion, in nats: a tensor [T] a completion."""
+    pairs = zip(completions, reference, strict=True)
+    return [kl(kind, torch.tensor(c.logprobs), torch.tensor(r)) for c, r in pairs]
+
+
 def sequence_kl(completions: Sequence[Completion], reference: Sequence[tuple[float, ...]], kind: KLKind) -> Tensor:
     """KL estimate of each completion, in nats, summed over its tokens: [N]."""
-    pairs = zip(completions, reference, strict=True)
-    return torch.stack([kl(kind, torch.tensor(c.logprobs), torch.tensor(r)).sum() for c, r in pairs])
+    return torch.stack([tokens.sum() for tokens in token_kl(completions, reference, kind)])

@@ -38,17 +38,14 @@ def learn(
     `params` is what the completions were sampled with; `separately` is (rewards, penalties, λ) for the advantage that normalises
     the two on their own; `rate` scales the learner's learning rate.
     """
-    policy, coefficient, temperature = learner.speaker.policy, learner.config.kl_coefficient, params.temperature
-    reference_rows: list[list[tuple[float, ...]]] | None = None
+    flat = [completion for group in groups for completion in group]
+    reference = reference_of(learner, flat, params.temperature)
     metrics: dict[str, float] = {}
-    if coefficient and learner.reference is not None:
-        flat = [completion for group in groups for completion in group]
-        rows = iter(reference_logprobs(learner.reference, flat, temperature))
-        reference_rows = [[next(rows) for _ in group] for group in groups]
-        divergence = sequence_kl(flat, [row for group in reference_rows for row in group], algorithm.kl_kind)
+    if reference is not None:
+        divergence = sequence_kl(flat, reference, algorithm.kl_kind)
         metrics["kl_to_start"] = float(divergence.mean())
         if algorithm.kl_in == "reward":
-            penalty = coefficient * divergence.reshape(rewards.shape)
+            penalty = learner.config.kl_coefficient * divergence.reshape(rewards.shape)
             rewards = rewards - penalty
             separately = (separately[0] - penalty, *separately[1:]) if separately else None
     if algorithm.advantage != "separate":
@@ -60,26 +57,50 @@ def learn(
         quality, penalties, strength = separately or (rewards, torch.zeros_like(rewards), 0.0)
         advantage = separately_normalised(quality, penalties, strength)
         spread = has_spread(advantage)
-    used = spread.nonzero().flatten().tolist()
-    metrics |= {"groups_dropped": float(len(groups) - len(used)), "groups": float(len(groups))}
-    if not used:
+    metrics |= {"groups_dropped": float((~spread).sum()), "groups": float(len(groups))}
+    if not spread.any():
         return metrics
-    completions = [completion for i in used for completion in groups[i]]
+    used = spread.repeat_interleave(rewards.shape[1]).nonzero().flatten().tolist()
+    return metrics | update_policy(
+        learner,
+        [flat[i] for i in used],
+        advantage[spread].flatten().tolist(),
+        algorithm,
+        params,
+        reference=[reference[i] for i in used] if reference is not None else None,
+        rate=rate,
+    )
+
+
+def reference_of(learner: Learner, completions: Sequence[Completion], temperature: float) -> list[tuple[float, ...]] | None:
+    """Log-probabilities of the completions' tokens under the learner's reference; None where no KL term holds it to one."""
+    if not learner.config.kl_coefficient or learner.reference is None:
+        return None
+    return reference_logprobs(learner.reference, completions, temperature)
+
+
+def update_policy(
+    learner: Learner,
+    completions: Sequence[Completion],
+    advantages: Sequence[float | tuple[float, ...]],
+    algorithm: AlgorithmConfig,
+    params: SamplingParams,
+    *,
+    reference: Sequence[tuple[float, ...]] | None,
+    rate: float,
+) -> dict[str, float]:
+    """One update on fresh completions, with the KL to `reference` in the loss where the algorithm has it there."""
+    policy, temperature = learner.speaker.policy, params.temperature
     # Fresh samples and one update: the ratio is 1, and no log-probability is computed twice.
     old = None
     if algorithm.max_importance_weight is not None:
         old = policy.logprobs(make_data(completions, [0.0] * len(completions)), temperature)
     elif algorithm.optimizer_steps > 1:
         old = [completion.logprobs for completion in completions]
-    in_loss = reference_rows is not None and algorithm.kl_in == "loss"
-    data = make_data(
-        completions,
-        advantage[spread].flatten().tolist(),
-        old_logprobs=old,
-        reference_logprobs=[row for i in used for row in reference_rows[i]] if in_loss and reference_rows else None,
-    )
-    loss = loss_spec(algorithm, temperature, coefficient if in_loss else 0.0, params.max_tokens)
-    return metrics | policy.update(data, loss, rate * learner.config.learning_rate, algorithm.optimizer_steps)
+    in_loss = reference if algorithm.kl_in == "loss" else None
+    data = make_data(completions, advantages, old_logprobs=old, reference_logprobs=in_loss)
+    loss = loss_spec(algorithm, temperature, learner.config.kl_coefficient if in_loss else 0.0, params.max_tokens)
+    return policy.update(data, loss, rate * learner.config.learning_rate, algorithm.optimizer_steps)
 
 
 def scheduled(algorithm: AlgorithmConfig, step: int, steps: int) -> float:

@@ -1,0 +1,234 @@
+"""A transformers model in this process with its optimizer: what a policy and its critic have in common.
+
+Axis suffixes: `_N` sequences of a micro-batch, `_T` tokens that are learned from, padded to the longest.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from counterpoint.errors import DataError
+
+OPTIMIZER_FILE = "optimizer.pt"
+
+
+class Row(Protocol):
+    """One sequence: what stands before it, and the tokens that something is asked about."""
+
+    @property
+    def prompt(self) -> tuple[int, ...]: ...
+
+    @property
+    def tokens(self) -> tuple[int, ...]: ...
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+Item = TypeVar("Item")
+
+
+class TrainableModel:
+    """A model that takes gradient steps over sequences, in micro-batches of like length.
+
+    The optimizer is AdamW over float32 weights. A model in a smaller type keeps a float32 copy of what is trained, since a step
+    of 1e-6 is lost in the rounding of bfloat16.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        weights: Sequence[nn.Parameter],
+        *,
+        tokens_per_microbatch: int,
+        max_grad_norm: float,
+        weight_decay: float,
+    ):
+        self.model = model
+        self.tokens_per_microbatch = tokens_per_microbatch
+        self.max_grad_norm = max_grad_norm
+        self.weights = [weight for weight in weights if weight.requires_grad]
+        self.masters = [w if w.dtype == torch.float32 else w.detach().float().clone() for w in self.weights]
+        self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay) if self.masters else None
+
+    @torch.no_grad()
+    def _of_each_token(
+        self, data: Sequence[AnyRow], forward: Callable[[Sequence[AnyRow]], tuple[Tensor, Tensor]]
+    ) -> list[tuple[float, ...]]:
+        """What `forward`, rows -> (numbers [N, T], mask [N, T]), says of each token of each row, in the order of `data`."""
+        numbers: list[tuple[float, ...]] = [()] * len(data)
+        self.model.eval()
+        for batch in microbatches(data, self.tokens_per_microbatch):
+            values, mask = forward([data[i] for i in batch])
+            for i, row, kept in zip(batch, values, mask, strict=True):
+                numbers[i] = tuple(row[kept].tolist())
+        return numbers
+
+    def _take_steps(
+        self,
+        data: Sequence[AnyRow],
+        learning_rate: float,
+        optimizer_steps: int,
+        step: Callable[[Sequence[AnyRow]], dict[str, float]],
+    ) -> dict[str, float]:
+        """Split `data` evenly among optimizer steps and sum what they report; `loss` and `grad_norm` are means of steps taken."""
+        assert self.optimizer is not None
+        if not data:
+            raise DataError("there is no data to learn from; skip the update of a step without any")
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        totals: dict[str, float] = {"skipped_updates": 0.0}
+        parts = split_evenly(data, optimizer_steps)
+        for part in parts:
+            for name, value in step(part).items():
+                totals[name] = totals.get(name, 0.0) + value
+        taken = max(1.0, len(parts) - totals["skipped_updates"])
+        return totals | {name: totals[name] / taken for name in ("loss", "grad_norm") if name in totals}
+
+    def _optimizer_step(
+        self, data: Sequence[Row], loss_of: Callable[[list[int]], tuple[Tensor, dict[str, Tensor | float]]]
+    ) -> dict[str, float]:
+        """Accumulate the gradient over micro-batches, clip it, step. A step that is not finite is not taken.
+
+        `loss_of` takes the indices of a micro-batch to its share of the loss, a scalar, and to sums for the log.
+        """
+        assert self.optimizer is not None
+        self.model.train()
+        totals: dict[str, float] = {}
+        for batch in microbatches(data, self.tokens_per_microbatch):
+            loss, sums = loss_of(batch)
+            loss.backward()
+            self._gather_gradients()
+            for name, number in {**sums, "loss": loss.detach()}.items():
+                totals[name] = totals.get(name, 0.0) + float(number)
+        norm = float(nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
+        if torch.isfinite(torch.tensor([norm, totals["loss"]])).all():
+            self.optimizer.step()
+            for master, weight in zip(self.masters, self.weights, strict=True):
+                if master is not weight:
+                    weight.data.copy_(master)
+            totals["grad_norm"] = norm
+        else:
+            totals = {"skipped_updates": 1.0}
+        self.optimizer.zero_grad()
+        return totals
+
+    def _gather_gradients(self) -> None:
+        """Move gradients to the float32 masters after each micro-batch: a long sum in bfloat16 would lose its last terms."""
+        for master, weight in zip(self.masters, self.weights, strict=True):
+            if master is not weight and weight.grad is not None:
+                gradient, weight.grad = weight.grad.float(), None
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+
+    def _save_optimizer(self, directory: Path) -> None:
+        if self.optimizer is None:
+            return
+        state = {"optimizer": self.optimizer.state_dict(), "masters": None}
+        if any(master is not weight for master, weight in zip(self.masters, self.weights, strict=True)):
+            state["masters"] = [master.detach() for master in self.masters]
+        torch.save(state, directory / OPTIMIZER_FILE)
+
+    def _load_model(self, directory: Path) -> None:
+        if is_lora(self.model):
+            from peft import set_peft_model_state_dict
+            from safetensors.torch import load_file
+
+            set_peft_model_state_dict(self.model, load_file(directory / "adapter_model.safetensors"))  # pyright: ignore
+        else:
+            saved = type(self.model).from_pretrained(directory, dtype=self.model.dtype)
+            self.model.load_state_dict(saved.state_dict())
+
+    def _load_optimizer(self, directory: Path) -> None:
+        """Goes last: masters that are the weights themselves are loaded with the weights."""
+        if self.optimizer is None:
+            return
+        state = torch.load(directory / OPTIMIZER_FILE, map_location=self.model.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for i, (master, weight) in enumerate(zip(self.masters, self.weights, strict=True)):
+                if master is not weight:
+                    master.copy_(state["masters"][i])
+
+
+class Batch(NamedTuple):
+    """Sequences side by side, as a decoder takes them."""
+
+    ids: Tensor
+    """Token ids of prompts and tokens, zero after them, [N, longest]."""
+    padding: Tensor | None
+    """The attention mask, [N, longest]; None where no row is shorter than another."""
+    predicts: Tensor
+    """bool [N, longest]: the positions whose next token is one of the row's `tokens`."""
+    mask: Tensor
+    """bool [N, T]: where a row has tokens. It has as many True as `predicts`, in the same order."""
+
+    def targets(self) -> Tensor:
+        """The token that each position of `predicts` predicts."""
+        return self.ids.roll(-1, dims=1)[self.predicts]
+
+
+def side_by_side(rows: Sequence[Row], device: torch.device) -> Batch:
+    """The rows as one batch. Padding is on the right, where causal attention keeps it from every token that counts."""
+    longest = max(len(row.prompt) + len(row.tokens) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    attention = torch.zeros(len(rows), longest, dtype=torch.long)
+    predicts = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        if not row.prompt:
+            raise DataError("a datum has no prompt; its first token needs one to be predicted from")
+        prompt, end = len(row.prompt), len(row.prompt) + len(row.tokens)
+        ids[i, :end] = torch.tensor(row.prompt + row.tokens)
+        attention[i, :end] = 1
+        predicts[i, prompt - 1 : end - 1] = True
+    padding = attention.to(device) if bool((attention == 0).any()) else None
+    lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
+    mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
+    return Batch(ids.to(device), padding, predicts.to(device), mask)
+
+
+def spread_over(mask: Tensor, flat: Tensor) -> Tensor:
+    """`flat`, a number for each True of the mask, where they are True, and zeros elsewhere; the gradient goes through."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=mask.device).masked_scatter(mask, flat)
+
+
+def padded(rows: Sequence[Any], field: str, mask: Tensor) -> Tensor | None:
+    """A per-token field of the rows as a float tensor [N, T], zero where the mask is False; None where no row has it."""
+    values = [getattr(row, field) for row in rows]
+    if all(value is None for value in values):
+        return None
+    if any(value is None for value in values):
+        raise DataError(f"some data have {field} and some have not; give it for all or for none")
+    if any(len(value) != len(row.tokens) for value, row in zip(values, rows, strict=True)):
+        raise DataError(f"{field} must have one number for each of a datum's tokens")
+    return spread_over(mask, torch.tensor([x for value in values for x in value], dtype=torch.float32, device=mask.device))
+
+
+def microbatches(data: Sequence[Row], tokens: int) -> Iterator[list[int]]:
+    """Indices of `data`, longest first, cut so that rows x longest stays within `tokens`."""
+    lengths = [len(row.prompt) + len(row.tokens) for row in data]
+    batch: list[int] = []
+    for i in sorted(range(len(data)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def split_evenly(data: Sequence[Item], parts: int) -> list[Sequence[Item]]:
+    """`data` in at most `parts` parts whose sizes differ by one at most, none empty; a group's neighbours stay together."""
+    parts = max(1, min(parts, len(data)))
+    return [data[i * len(data) // parts : (i + 1) * len(data) // parts] for i in range(parts)]
+
+
+def is_lora(model: nn.Module) -> bool:
+    """Whether peft has put adapters around the model."""
+    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
+
+
+def base_model(model: Any) -> Any:
+    """The transformers model, adapters within it active, of a model that peft may have wrapped."""
+    return model.get_base_model() if is_lora(model) else model
