@@ -317,6 +317,7 @@ class DqoRecipe(Recipe):
     policy: ModelConfig
     dqo: DqoConfig = DqoConfig()  # pyright: ignore[reportCallIssue]
     diversity: DiversityConfig = DiversityConfig()  # pyright: ignore[reportCallIssue]
+    critic: CriticConfig | None = Field(None, description="PPO: the baseline is a critic's, not the group's.")
 
     @property
     def models(self) -> dict[str, ModelConfig]:
@@ -330,8 +331,10 @@ class DqoRecipe(Recipe):
     def _groups_of_one_have_no_baseline(self) -> Self:
         if self.algorithm.advantage == "separate":
             raise ValueError("advantage 'separate' is for DUET's lengths; use dr_grpo, grpo, rloo or reinforce_pp")
-        if self.algorithm.advantage != "reinforce_pp" and self.dqo.samples < 2:
-            raise ValueError("dqo.samples is 1: a group of one has no baseline; use 2 or more, or reinforce_pp")
+        if self.critic is None and self.algorithm.advantage != "reinforce_pp" and self.dqo.samples < 2:
+            raise ValueError("dqo.samples is 1: a group of one has no baseline; use 2 or more, reinforce_pp, or a critic")
+        if self.critic is not None and self.diversity.shaper == "entropy":
+            raise ValueError("the shaper entropy goes with the advantages of a group; with a critic use another shaper")
         return self
 
 

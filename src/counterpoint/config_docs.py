@@ -20,9 +20,9 @@ INTRODUCTION = """# Configuration
 <!-- Made by `python -m counterpoint.config_docs`: change the descriptions in config.py, not this file. -->
 
 A run is a recipe: a TOML file with the tables below. A name that is not among them is an error. Any setting can be given on the
-command line: `--set duet.signals=8`. A recipe for `counterpoint duet` must name two models, in the tables `capable` and `light`; one
-for `counterpoint dqo` names one, in the table `policy`; all else is optional. The tables `duet` and `control` are DUET's alone,
-`dqo` and `critic` DQO's."""
+command line: `--set duet.signals=8`. A recipe for `counterpoint duet` must name two models, in the tables `capable` and `light`;
+one for `counterpoint dqo` names one, in the table `policy`; all else is optional. The tables `duet` and `control` are DUET's
+alone, `dqo` and `critic` DQO's."""
 
 
 def configuration_markdown() -> str:

@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import torch
+
 from counterpoint.config import DqoRecipe, DuetRecipe, ModelConfig, Recipe, WarmupConfig, of_kind
 from counterpoint.dqo.shape import load_diversity
 from counterpoint.dqo.train import train as train_dqo
 from counterpoint.duet.alone import alone_step
 from counterpoint.duet.train import train
 from counterpoint.errors import ConfigError
+from counterpoint.policy.critic import critic_for
 from counterpoint.policy.load import load_policy
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker
@@ -96,8 +99,12 @@ def dqo(run: Run, screen: ScreenMaker) -> State:
         task = task_of(recipe)
         policy = learner_of(recipe.policy, task.instruction)
         diversity = load_diversity(recipe.diversity, policy.speaker.policy)
+        critic = None
+        if recipe.critic is not None:
+            torch.manual_seed(recipe.run.seed)  # a critic with adapters draws them
+            critic = critic_for(recipe.critic, recipe.policy, policy.speaker.policy.tokenizer)  # pyright: ignore
         with screen(f"DQO · {recipe.run.name}", recipe.run.steps, 0) as shown:
-            state = train_dqo(run, policy, diversity, task, showing(shown), shown.warn)
+            state = train_dqo(run, policy, diversity, task, showing(shown), shown.warn, critic)
         run.finish({"policy": policy.speaker.policy}, summary_of(state))
     return state
 

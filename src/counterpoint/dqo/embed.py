@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,14 +120,22 @@ def hashed_ngrams(texts: list[str], sizes: Sequence[int] = (1, 2, 3), dimensions
 
     Short symbolic answers, of which a sentence encoder knows nothing, are as alike as the pieces they share.
     """
-    vectors = torch.zeros(len(texts), dimensions)
+    rows: list[int] = []
+    codes: list[int] = []
     for row, text in enumerate(texts):
         marked = f"\N{START OF TEXT}{text}\N{END OF TEXT}"
-        for size in sizes:
-            for start in range(len(marked) - size + 1):
-                code = zlib.crc32(marked[start : start + size].encode(errors="surrogatepass"))
-                vectors[row, code % dimensions] += 1.0 if code & 1 << 31 else -1.0
-    return vectors
+        grams = [marked[start : start + size] for size in sizes for start in range(len(marked) - size + 1)]
+        codes += [code_of(gram) for gram in grams]
+        rows += [row] * len(grams)
+    code = torch.tensor(codes)
+    signs = torch.where(code >> 31 > 0, 1.0, -1.0)
+    return torch.zeros(len(texts), dimensions).index_put((torch.tensor(rows), code % dimensions), signs, accumulate=True)
+
+
+@lru_cache(maxsize=1 << 16)
+def code_of(gram: str) -> int:
+    """32 bits that are the same on every machine, unlike Python's own hash."""
+    return zlib.crc32(gram.encode(errors="surrogatepass"))
 
 
 def sentence_encoder(name: str | Path) -> Embedder:

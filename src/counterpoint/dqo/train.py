@@ -13,10 +13,13 @@ from torch import Tensor
 from counterpoint.config import DqoRecipe, of_kind
 from counterpoint.dqo.shape import Diversity, alpha_controller
 from counterpoint.errors import TrainingError
+from counterpoint.policy.base import Saved
+from counterpoint.policy.critic import Critic
 from counterpoint.policy.prompting import respond
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled
 from counterpoint.rl.loop import Observer, Step, loop
+from counterpoint.rl.ppo import learn_with_critic
 from counterpoint.rl.scoring import score
 from counterpoint.rl.state import State, after
 from counterpoint.rl.types import Completion, Question, SamplingParams
@@ -24,8 +27,16 @@ from counterpoint.run import Run
 from counterpoint.tasks.base import Task
 
 
-def train(run: Run, policy: Learner, diversity: Diversity, task: Task, observe: Observer, warn: Callable[[str], None]) -> State:
-    """Train a policy from where the run directory stands to its last step. Returns the final state."""
+def train(
+    run: Run,
+    policy: Learner,
+    diversity: Diversity,
+    task: Task,
+    observe: Observer,
+    warn: Callable[[str], None],
+    critic: Critic | None = None,
+) -> State:
+    """Train a policy from where the run directory stands to its last step; with a critic, by PPO. Returns the final state."""
     recipe = of_kind(run.recipe, DqoRecipe)
     questions = task.training_questions()
 
@@ -37,13 +48,21 @@ def train(run: Run, policy: Learner, diversity: Diversity, task: Task, observe: 
 
     def take_step(step: int, state: State) -> tuple[Step, State]:
         batch = question_batch(questions, step, recipe.dqo.questions, recipe.run.seed)
-        return dqo_step(step, batch, policy, diversity, task, recipe, state)
+        return dqo_step(step, batch, policy, diversity, task, recipe, state, critic)
 
-    return loop(run, {"policy": policy.speaker.policy}, start, take_step, observe, warn)
+    trained: dict[str, Saved] = {"policy": policy.speaker.policy}
+    return loop(run, trained if critic is None else trained | {"critic": critic}, start, take_step, observe, warn)
 
 
 def dqo_step(
-    step: int, questions: Sequence[Question], policy: Learner, diversity: Diversity, task: Task, recipe: DqoRecipe, state: State
+    step: int,
+    questions: Sequence[Question],
+    policy: Learner,
+    diversity: Diversity,
+    task: Task,
+    recipe: DqoRecipe,
+    state: State,
+    critic: Critic | None = None,
 ) -> tuple[Step, State]:
     """One step."""
     dqo, algorithm, alpha = recipe.dqo, recipe.algorithm, state.controller.value
@@ -67,11 +86,13 @@ def dqo_step(
     # 3. Shape: r_i + α · d_i, d_i what response i adds to the volume that its group spans.
     shaped_Q_G, shown = diversity.shape(responses_Q_G, rewards_Q_G, alpha)
 
-    # 4. Advantage and update.
+    # 4. Advantage and update: the baseline is the group's, or a critic's.
     rate = scheduled(algorithm, step, recipe.run.steps)
-    learned = learn(
-        policy, responses_Q_G, shaped_Q_G, algorithm, params, rate=rate, entropy_bonus=alpha if diversity.by_token else 0.0
-    )
+    if critic is not None and recipe.critic is not None:
+        learned = learn_with_critic(policy, critic, responses_Q_G, shaped_Q_G, algorithm, params, recipe.critic, step, rate)
+    else:
+        bonus = alpha if diversity.by_token else 0.0
+        learned = learn(policy, responses_Q_G, shaped_Q_G, algorithm, params, rate=rate, entropy_bonus=bonus)
 
     # 5. α answers to the quality that the step showed.
     reward = float(rewards_Q_G.mean())

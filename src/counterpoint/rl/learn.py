@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.config import AlgorithmConfig, ModelConfig
+from counterpoint.dqo import shaping
 from counterpoint.policy.base import Policy
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.advantages import advantages, has_spread, separately_normalised
@@ -32,11 +33,13 @@ def learn(
     params: SamplingParams,
     separately: tuple[Tensor, Tensor, float] | None = None,
     rate: float = 1.0,
+    entropy_bonus: float = 0.0,
 ) -> dict[str, float]:
     """Turn the rewards [N, G] of groups of completions into advantages and one update; groups without spread are dropped.
 
     `params` is what the completions were sampled with; `separately` is (rewards, penalties, λ) for the advantage that normalises
-    the two on their own; `rate` scales the learner's learning rate.
+    the two on their own; `rate` scales the learner's learning rate; `entropy_bonus` is the α of `shaping.entropy_bonus`, for
+    completions that say their entropies.
     """
     flat = [completion for group in groups for completion in group]
     reference = reference_of(learner, flat, params.temperature)
@@ -61,15 +64,27 @@ def learn(
     if not spread.any():
         return metrics
     used = spread.repeat_interleave(rewards.shape[1]).nonzero().flatten().tolist()
+    completions, used_advantages = [flat[i] for i in used], advantage[spread].flatten().tolist()
+    if entropy_bonus:
+        used_advantages = with_entropy_bonus(completions, used_advantages, entropy_bonus)
     return metrics | update_policy(
         learner,
-        [flat[i] for i in used],
-        advantage[spread].flatten().tolist(),
+        completions,
+        used_advantages,
         algorithm,
         params,
         reference=[reference[i] for i in used] if reference is not None else None,
         rate=rate,
     )
+
+
+def with_entropy_bonus(completions: Sequence[Completion], advantages: Sequence[float], alpha: float) -> list[tuple[float, ...]]:
+    """The advantage of each token of each completion, more where the policy was uncertain."""
+    rows = []
+    for completion, advantage in zip(completions, advantages, strict=True):
+        entropies = torch.tensor(completion.entropies or (0.0,) * len(completion.tokens))
+        rows.append(tuple(shaping.entropy_bonus(torch.full_like(entropies, advantage), entropies, alpha).tolist()))
+    return rows
 
 
 def reference_of(learner: Learner, completions: Sequence[Completion], temperature: float) -> list[tuple[float, ...]] | None:

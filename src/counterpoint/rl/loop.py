@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from counterpoint.policy.base import Policy
+from counterpoint.policy.base import Saved
 from counterpoint.rl.state import State, check_progress
 from counterpoint.run import Run
 
@@ -26,7 +26,7 @@ class Observer(Protocol):
 
 def loop(
     run: Run,
-    trained: Mapping[str, Policy],
+    trained: Mapping[str, Saved],
     start: Callable[[], State],
     take_step: Callable[[int, State], tuple[Step, State]],
     observe: Observer,

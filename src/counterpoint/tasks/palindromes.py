@@ -1,8 +1,8 @@
 """Palindromes out of given letters: a procedural task with many right answers, graded by reasoning-gym's own verifier.
 
 Each question gives pairs of different letters, and half of them one more for the middle; a question of n pairs has n! right
-answers. The worked answers, for warm-up, are palindromes at random, but in a share of them the letters rise in alphabetical order:
-the way that a model finds easiest, as pretrained models have theirs.
+answers. The worked answers, for warm-up, are palindromes at random, but in a share of them the letters rise in alphabetical
+order: a way that the model finds easier than others, as pretrained models have theirs.
 """
 
 import random
