@@ -367,7 +367,7 @@ def test_published_sets_ask_the_hub_for_their_splits(monkeypatch, name):
 
 def test_every_task_is_described_with_an_example():
     rows = {row.name: row for row in describe_tasks()}
-    assert {"arithmetic", "reasoning_gym:NAME", *SOURCES, "jsonl:PATH", "hf:NAME"} == set(rows)
+    assert {"arithmetic", "palindromes", "reasoning_gym:NAME", *SOURCES, "jsonl:PATH", "hf:NAME"} == set(rows)
     assert all(row.what and row.source and row.splits and row.example for row in rows.values())
     assert "chain_sum: " in rows["reasoning_gym:NAME"].example
 
