@@ -101,6 +101,42 @@ def test_clusters_follow_chains():
     assert clusters(vectors, threshold=math.cos(0.21)).tolist() == [[0, 1, 2, 3, 3]]
 
 
+def test_empty_responses_say_the_same():
+    vectors = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
+    assert clusters(vectors).tolist() == [[0, 1, 2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("dqo", {}, 1 + 0.5 * math.log(2)),
+        ("mean_distance", {}, 1),
+        ("unlikeliness", {}, 0.5),
+        ("pass_at_k", {"k": 1}, 1),
+        ("dra", {}, 1),
+        ("darling", {}, 0.5),
+    ],
+)
+def test_a_group_of_one_is_defined(name, options, expected):
+    lone = Samples(torch.ones(1, 1), torch.tensor([[[0.6, 0.8]]]), torch.tensor([[-2.0]]))
+    assert shaped(name, 0.5, lone, **options) == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("name", sorted(EMBEDS))
+def test_embeddings_that_are_not_finite_are_refused(name):
+    broken = TWO_ALIKE.clone()
+    broken[0, 2, 1] = math.nan
+    with pytest.raises(ValueError, match=r"1 embeddings are not finite, the first at \(0, 2\)"):
+        shaped(name, 1.0, Samples(REWARDS, broken))
+
+
+@pytest.mark.parametrize("name", sorted(EMBEDS))
+def test_identical_responses_are_paid_the_same(name):
+    alike = Samples(torch.ones(1, 4), torch.tensor([0.6, 0.8]).expand(1, 4, 2))
+    expected = {"dqo": 1 + math.log(5 / 4), "mean_distance": 1, "dra": 1 / 4, "darling": 0}[name]
+    assert shaped(name, 1.0, alike) == pytest.approx([expected] * 4)
+
+
 def test_the_entropy_bonus_raises_advantages_and_never_turns_one_around():
     advantages = torch.tensor([[[1.0, 1.0, -1.0, 0.0]]])
     entropies = torch.tensor([[[0.5, 9.0, 9.0, 9.0]]])

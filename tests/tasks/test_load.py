@@ -342,6 +342,22 @@ def test_an_unreachable_hub_says_how_to_do_without(monkeypatch):
         load_task("hf:me/mine")
 
 
+def grade_as_zero(questions, responses):
+    return [0.0 for _ in responses]
+
+
+def test_stories_ask_for_their_words_and_need_a_reward_model_by_name(tmp_path):
+    file = tmp_path / "common_gen_test.jsonl"
+    file.write_text('{"concepts": ["walk", "river"], "target": "She walks by the river."}\n')
+    task = load_task("common_gen", path=file, grader=grade_as_zero)
+    assert task.test[0].text == "Write a short story that uses these words: walk, river."
+    with pytest.raises(ConfigError, match=r"'reward_model' cannot take the options.*model"):
+        load_task("common_gen", path=file)
+    file.write_text('{"concepts": "walk"}\n')
+    with pytest.raises(DataError, match="'concepts' is no list of words"):
+        load_task("common_gen", path=file, grader=grade_as_zero)
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_published_sets_ask_the_hub_for_their_splits(monkeypatch, name):
     import datasets
@@ -353,10 +369,12 @@ def test_published_sets_ask_the_hub_for_their_splits(monkeypatch, name):
 
     def from_the_hub(hub_id, config, split):
         asked.append((hub_id, config, split))
-        return datasets.Dataset.from_list([{key: f"{value} {len(asked)}" for key, value in row.items()}])
+        texts = {key: f"{value} {len(asked)}" for key, value in row.items()}
+        return datasets.Dataset.from_list([texts | {"concepts": ["walk", str(len(asked))]}])
 
     monkeypatch.setattr(datasets, "load_dataset", from_the_hub)
-    task = load_task(name)
+    # stories have no grader of their own: the recipe names a reward model
+    task = load_task(name, grader=grade_as_zero if SOURCES[name].grader == "reward_model" else None)
     assert len(asked) == len(SOURCES[name].hub)
     assert len(task.test) == 1
     assert bool(task.train) == ("train" in SOURCES[name].hub)

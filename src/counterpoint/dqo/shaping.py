@@ -141,10 +141,15 @@ def darling(samples: Samples, alpha: float, partition: Partition | None = None, 
 
 
 def clusters(embeddings_Q_G_D: Tensor, threshold: float = 0.9) -> Tensor:
-    """Connected components of the graph of cosines ≥ `threshold`: labels [Q, G], the least index in the component."""
+    """Connected components of the graph of cosines ≥ `threshold`: labels [Q, G], the least index in the component.
+
+    Empty responses, zero vectors, say the same: they are one component.
+    """
     group = embeddings_Q_G_D.shape[-2]
     index = torch.arange(group, device=embeddings_Q_G_D.device)
-    near = (diversity.linear_kernel(embeddings_Q_G_D) >= threshold) | torch.eye(group, dtype=torch.bool, device=index.device)
+    empty = (embeddings_Q_G_D == 0).all(dim=-1)
+    near = (diversity.linear_kernel(embeddings_Q_G_D) >= threshold) | (empty.unsqueeze(-1) & empty.unsqueeze(-2))
+    near = near | torch.eye(group, dtype=torch.bool, device=index.device)
     labels = index.expand(embeddings_Q_G_D.shape[:-1])
     for _ in range(group):  # a label travels along a chain, one link a round
         labels = labels.unsqueeze(-2).where(near, group).amin(dim=-1)

@@ -5,7 +5,7 @@ A converter is a plain function (row, place, id) -> Question; the place is for m
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from counterpoint.errors import DataError
@@ -94,6 +94,18 @@ def mawps(row: Row, place: Place, id: str) -> Question:
     """Published in two forms: input and target, or, on the hub, question and result."""
     asked, target = ("input", "target") if "input" in row else ("question", "result")
     return Question(id=id, text=text_field(row, asked, place), answer=whole_number(text_field(row, target, place)))
+
+
+def common_gen(row: Row, place: Place, id: str) -> Question:
+    """CommonGen: words that a story has to use. Its one-sentence reference is not what a story is graded by."""
+    concepts = row.get("concepts")
+    if not isinstance(concepts, Sequence) or isinstance(concepts, str) or not concepts:
+        raise DataError(f"{place}: field 'concepts' is no list of words. Write one, or remove the row.")
+    return Question(
+        id=id,
+        text=f"Write a short story that uses these words: {', '.join(map(str, concepts))}.",
+        answer=str(row.get("target") or ""),
+    )
 
 
 def whole_number(text: str) -> str:
@@ -189,6 +201,17 @@ SOURCES: Mapping[str, Source] = {
         convert=svamp,
         grader="exact",
         example="Tom has 9 apples and 3 pears. He eats 2 apples. How many apples are left? -> 7",
+    ),
+    "common_gen": Source(
+        what="stories that use given words; graded by a reward model that the recipe names",
+        hub={
+            "train": HubSplit("allenai/common_gen", None, "train"),
+            "test": HubSplit("allenai/common_gen", None, "validation"),
+        },
+        convert=common_gen,
+        grader="reward_model",
+        example="Write a short story that uses these words: lamp, river, walk.",
+        instruction="",
     ),
     "mawps": Source(
         what="short word problems",

@@ -1,0 +1,184 @@
+"""DQO against GRPO and its peers on the quickstart's task: the tables of the README.
+
+    python benchmarks/dqo.py                                   # GRPO, DQO and DQO with a quality floor, five seeds, two at a time
+    python benchmarks/dqo.py --peers                           # and every other shaper
+    python benchmarks/dqo.py --seeds 0 --steps 1200 --directory runs/dqo-long --out /dev/null      # until GRPO has collapsed
+
+Every run starts from the same policy and takes the same steps, in a process of its own with one thread; the runs of a seed are
+then asked the same test questions, 16 times each. A run that has ended is not repeated; delete runs/ after a change. Writes
+benchmarks/results/dqo-cpu.json and a picture of quality against diversity.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from counterpoint.evaluate.plot import draw_points
+from counterpoint.evaluate.run import Estimate
+
+HERE = Path(__file__).parent
+MAIN: dict[str, tuple[str, ...]] = {
+    "GRPO": ("shaper=none", "options={}"),
+    "DQO": (),
+    "DQO, quality floor": ("control=quality_floor",),
+}
+PEERS: dict[str, tuple[str, ...]] = {
+    "entropy bonus": ("shaper=entropy", "alpha=0.4", "options={}"),
+    "unlikeliness": ("shaper=unlikeliness", "alpha=0.25", "options={}"),
+    "pass@k training": ("shaper=pass_at_k", "alpha=1.0", "options={k=4}"),
+    "DRA": ("shaper=dra", "alpha=1.0", "options={}"),
+    "DARLING": ("shaper=darling", "alpha=1.0", "options={}"),
+    "mean distance": ("shaper=mean_distance", "alpha=1.0", "options={}"),
+}
+"""The strengths are those of the papers; DQO's are the recipe's."""
+MEASURES = ("different_correct", "distinct_2", "self_bleu_diversity", "mean_pairwise_distance", "vendi_score", "log_det")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    arguments.add_argument("--peers", action="store_true", help="train every shaper")
+    arguments.add_argument("--steps", type=int, help="training steps; default: the recipe's")
+    arguments.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    arguments.add_argument("--directory", type=Path, default=Path("runs/dqo"))
+    arguments.add_argument("--out", type=Path, default=HERE / "results" / "dqo-cpu.json")
+    arguments.add_argument("--figure", type=Path, default=HERE.parent / "docs" / "dqo.png")
+    options = arguments.parse_args()
+    variants = MAIN | (PEERS if options.peers else {})
+    wanted = [(name, seed) for seed in options.seeds for name in variants]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda job: train(*job, variants[job[0]], options.directory, options.steps), wanted))
+        systems = list(pool.map(lambda seed: evaluate(seed, list(variants), options.directory), options.seeds))
+    table = summarise(options.seeds, systems, options.directory)
+    print_table(table)
+    if options.out != Path(os.devnull):
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(table, indent=1) + "\n")
+        draw(table, options.figure)
+
+
+def run_name(variant: str, seed: int) -> str:
+    return f"{variant.replace(', ', '-').replace(' ', '-').replace('@', '-at-')}-{seed}"
+
+
+def train(variant: str, seed: int, settings: tuple[str, ...], directory: Path, steps: int | None) -> None:
+    """One run, unless it was made before; one that was interrupted goes on."""
+    run = directory / run_name(variant, seed)
+    if (run / "summary.json").exists():
+        return
+    if (run / "config.toml").exists():
+        call("resume", str(run), "--quiet")
+    else:
+        chosen = [f"run.seed={seed}", f"run.name={run.name}", f"run.directory={directory}"]
+        chosen += [f"diversity.{setting}" for setting in settings] + ([f"run.steps={steps}"] if steps else [])
+        call("dqo", "quickstart-dqo", "--quiet", *(part for setting in chosen for part in ("--set", setting)))
+    print(f"{run.name}: trained", flush=True)
+
+
+def evaluate(seed: int, variants: list[str], directory: Path) -> dict[str, Any]:
+    """The runs of a seed side by side, by variant; and the policy that they started from."""
+    out = directory / f"evaluation-{seed}-{len(variants)}"
+    if not (out / "evaluation.json").exists():
+        runs = [str(directory / run_name(variant, seed)) for variant in variants]
+        call("eval", *runs, "--out", str(out), "--quiet")
+    print(f"seed {seed}: measured", flush=True)
+    found = json.loads((out / "evaluation.json").read_text())["systems"]
+    return {"start": found["start"]} | {variant: found[run_name(variant, seed)] for variant in variants}
+
+
+def call(*arguments: str) -> None:
+    command = [sys.executable, "-m", "counterpoint", *arguments]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
+
+
+def summarise(seeds: list[int], systems: list[dict[str, Any]], directory: Path) -> dict[str, Any]:
+    """Every measure of every system, a number a seed."""
+    rows: dict[str, Any] = {}
+    for name in systems[0]:
+        results = [system[name] for system in systems]
+        k = max(int(k) for k in results[0]["pass_at"])
+        rows[name] = {
+            "reward": [result["accuracy"]["value"] for result in results],
+            "reward_interval": [[result["accuracy"]["low"], result["accuracy"]["high"]] for result in results],
+            f"pass_at_{k}": [result["pass_at"][str(k)]["value"] for result in results],
+            **{measure: [r["diversity"].get(measure, {}).get("value") for r in results] for measure in MEASURES},
+            "different_correct_interval": [
+                [r["diversity"]["different_correct"]["low"], r["diversity"]["different_correct"]["high"]] for r in results
+            ],
+        }
+    floors = [
+        json.loads((directory / run_name("DQO, quality floor", seed) / "summary.json").read_text())["floor"] for seed in seeds
+    ]
+    return {"seeds": seeds, "rows": rows, "floors": floors}
+
+
+def print_table(table: dict[str, Any]) -> None:
+    """Two tables in Markdown: medians with all seeds, then every measure; and what is claimed of them."""
+    rows = table["rows"]
+    best = next(name for name in rows["GRPO"] if name.startswith("pass_at_"))
+    seeds = ", ".join(map(str, table["seeds"]))
+    print(
+        f"\n| system | mean reward, % | by seed ({seeds}) | {best.replace('pass_at_', 'pass@')}, % | different right | by seed |"
+    )
+    print("| --- | ---: | --- | ---: | ---: | --- |")
+    for name, row in rows.items():
+        reward = " ".join(f"{100 * value:.1f}" for value in row["reward"])
+        different = " ".join(f"{value:.1f}" for value in row["different_correct"])
+        print(
+            f"| {name} | {100 * middle(row['reward']):.1f} | {reward} | {100 * middle(row[best]):.1f} "
+            f"| {middle(row['different_correct']):.1f} | {different} |"
+        )
+    print(f"\n| system | ± reward | ± different right | {' | '.join(MEASURES[1:])} |")
+    print(f"| --- | {' | '.join(['---:'] * (len(MEASURES) + 1))} |")
+    for name, row in rows.items():
+        widths = [middle([(high - low) / 2 for low, high in row[f"{m}_interval"]]) for m in ("reward", "different_correct")]
+        cells = [middle(row[measure]) for measure in MEASURES[1:]]
+        shown = " | ".join("–" if cell is None else f"{cell:.3f}" for cell in cells)
+        print(f"| {name} | {100 * widths[0]:.1f} | {widths[1]:.1f} | {shown} |")
+    grpo = rows["GRPO"]
+    ratios = [a / b for a, b in zip(rows["DQO"]["different_correct"], grpo["different_correct"], strict=True)]
+    lost = [100 * (b - a) for a, b in zip(rows["DQO"]["reward"], grpo["reward"], strict=True)]
+    more = [100 * (a - b) for a, b in zip(rows["DQO"][best], grpo[best], strict=True)]
+    off = [100 * (a - b) for a, b in zip(rows["DQO, quality floor"]["reward"], table["floors"], strict=True)]
+    print()
+    for what, values in (
+        ("DQO's different right answers over GRPO's", ratios),
+        ("DQO's mean reward below GRPO's, points", lost),
+        (f"DQO's {best} above GRPO's, points", more),
+        ("mean reward of the quality floor's runs above their floor, points", off),
+    ):
+        print(f"{what}: median {middle(values):.2f}, from {min(values):.2f} to {max(values):.2f}")
+    most = middle(rows["DQO"]["different_correct"])
+    better = [name for name, row in rows.items() if name != "DQO" and middle(row["different_correct"]) > most]
+    print(f"more different right answers than DQO: {', '.join(better) or 'none'}")
+
+
+def middle(values: list[Any]) -> Any:
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there else None
+
+
+def draw(table: dict[str, Any], path: Path) -> None:
+    """Quality against diversity: medians, with the range over the seeds."""
+
+    def estimate(values: list[float]) -> Estimate:
+        return Estimate(middle(values), min(values), max(values))
+
+    points = {
+        name: (estimate(row["different_correct"]), estimate([100 * value for value in row["reward"]]))
+        for name, row in table["rows"].items()
+    }
+    seeds = len(table["seeds"])
+    draw_points(points, path, "Different right answers in 16 samples", "Mean reward, %", f"Medians and ranges over {seeds} seeds")
+
+
+if __name__ == "__main__":
+    main()
