@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from counterpoint import toml
-from counterpoint.config import DuetRecipe, load_recipe, shipped_recipes, validate
+from counterpoint.config import DqoRecipe, DuetRecipe, load_recipe, of_kind, shipped_recipes, validate
 from counterpoint.config_docs import configuration_markdown, type_text
 from counterpoint.errors import ConfigError
 
@@ -193,3 +193,69 @@ def test_a_multiplier_above_its_maximum_and_a_pass_at_zero_are_refused():
         validate({**models, "control": {"value": 2.0}}, "recipe")
     with pytest.raises(ConfigError, match="pass_at must be 1 or more, got 0"):
         validate({**models, "evaluation": {"pass_at": [0]}}, "recipe")
+
+
+POLICY = {"policy": {"model": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"dqo": {"samples": 1}}, "dqo.samples is 1: a group of one has no baseline"),
+        ({"algorithm": {"advantage": "separate"}}, "advantage 'separate' is for DUET's lengths"),
+        ({"critic": {}, "diversity": {"shaper": "entropy"}}, "with a critic use another shaper"),
+        ({"diversity": {"control": "quality_floor", "alpha": 5.0}}, "alpha 5.0 is above maximum 4.0"),
+        ({"diversity": {"shapr": "dqo"}}, "diversity.shapr: no such setting; did you mean shaper?"),
+        ({"capable": {"model": "a"}}, "capable: no such setting"),
+        ({"policy": {}}, "policy.model: must be given"),
+        ({"diversity": {"shaper": "dpp"}}, "diversity.shaper"),
+    ],
+)
+def test_settings_of_dqo_that_are_wrong(values, said):
+    with pytest.raises(ConfigError) as raised:
+        validate({**POLICY, **values}, "here")
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dqo": {"samples": 1}, "critic": {}},
+        {"dqo": {"samples": 1}, "algorithm": {"advantage": "reinforce_pp"}},
+        {"diversity": {"control": "linear", "alpha": 5.0}},
+        {"critic": {"value_clip": float("inf")}},
+    ],
+)
+def test_settings_of_dqo_that_make_sense_together(values):
+    recipe = validate({**POLICY, **values}, "here")
+    assert isinstance(recipe, DqoRecipe)
+    assert (list(recipe.models), recipe.budgets) == (["policy"], (0, recipe.dqo.max_tokens))
+    assert validate(tomllib.loads(toml.dumps(recipe.model_dump())), "written") == recipe
+
+
+def test_duet_takes_a_diversity_section_but_with_an_advantage_that_sees_it():
+    values = {"capable": {"model": "a"}, "light": {"model": "b"}, "diversity": {"alpha": 0.5}}
+    recipe = validate(values, "here")
+    assert isinstance(recipe, DuetRecipe)
+    assert recipe.diversity is not None
+    with pytest.raises(ConfigError, match="'separate' knows reward and length only"):
+        validate({**values, "algorithm": {"advantage": "separate"}}, "here")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [
+        (POLICY, DuetRecipe, "trial is a recipe for `counterpoint dqo`, not for `counterpoint duet`"),
+        (
+            {"capable": {"model": "a"}, "light": {"model": "b"}},
+            DqoRecipe,
+            "trial is a recipe for `counterpoint duet`, not for `counterpoint dqo`",
+        ),
+    ],
+)
+def test_a_recipe_of_the_other_method_is_refused_with_the_command_that_takes_it(values, kind, said):
+    recipe = validate({**values, "run": {"name": "trial"}}, "here")
+    assert of_kind(recipe, type(recipe)) is recipe
+    with pytest.raises(ConfigError) as raised:
+        of_kind(recipe, kind)
+    assert str(raised.value) == said

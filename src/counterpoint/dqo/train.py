@@ -12,7 +12,7 @@ from torch import Tensor
 
 from counterpoint.config import DqoRecipe, of_kind
 from counterpoint.dqo.shape import Diversity, alpha_controller
-from counterpoint.errors import TrainingError
+from counterpoint.errors import ConfigError, TrainingError
 from counterpoint.policy.base import Saved
 from counterpoint.policy.critic import Critic
 from counterpoint.policy.prompting import respond
@@ -38,6 +38,8 @@ def train(
 ) -> State:
     """Train a policy from where the run directory stands to its last step; with a critic, by PPO. Returns the final state."""
     recipe = of_kind(run.recipe, DqoRecipe)
+    if not policy.config.train:
+        raise ConfigError("policy.train is false: there is nothing to train")
     questions = task.training_questions()
 
     def start() -> State:

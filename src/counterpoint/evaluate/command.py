@@ -48,6 +48,8 @@ def evaluate(what: Sequence[str], overrides: Sequence[str], out: Path | None, qu
     """
     first = Path(what[0])
     is_run = first.is_dir()
+    if not is_run and len(what) > 1:
+        raise ConfigError(f"{first} is no run directory; give run directories of DQO side by side, or one recipe alone")
     if is_run and overrides and out is None:
         raise ConfigError(f"--set changes what is measured; name a folder for it with --out; {first} holds the run's own")
     recipe = with_overrides(Run.open(first).recipe if is_run else load_recipe(first), overrides)
@@ -114,6 +116,8 @@ def of_policies(directories: Sequence[Path], recipe: DqoRecipe, out: Path, conso
     for directory in directories:
         run = Run.open(directory)
         policy = of_kind(run.recipe, DqoRecipe).policy
+        if run.recipe.run.name in systems:
+            raise ConfigError(f"{directory}: there is a {run.recipe.run.name} in the table already; name the runs differently")
         systems[run.recipe.run.name] = responder(speaker_of(trained_model(run, "policy", policy), task.instruction))
     measures = measures_of(recipe, start, start)
     with progress(console, quiet) as on_progress:

@@ -82,7 +82,9 @@ def with_entropy_bonus(completions: Sequence[Completion], advantages: Sequence[f
     """The advantage of each token of each completion, more where the policy was uncertain."""
     rows = []
     for completion, advantage in zip(completions, advantages, strict=True):
-        entropies = torch.tensor(completion.entropies or (0.0,) * len(completion.tokens))
+        if completion.entropies is None:
+            raise ValueError("an entropy bonus needs completions with their entropies; sample with SamplingParams.entropies")
+        entropies = torch.tensor(completion.entropies)
         rows.append(tuple(shaping.entropy_bonus(torch.full_like(entropies, advantage), entropies, alpha).tolist()))
     return rows
 
