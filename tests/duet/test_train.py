@@ -323,6 +323,33 @@ def test_updates_that_are_not_finite_are_counted_and_end_the_run_after_several_i
     assert [record["capable_skipped_updates"] for record in records] == [1, 1, 1, 0, 1, 1, 1, 1, 1]
 
 
+def test_steps_without_an_update_do_not_save_a_run_whose_updates_are_not_finite(tmp_path):
+    recipe = recipe_in(tmp_path, run={"steps": 30}, light={"train": False}, control={"kind": "constant"})
+    batches = 0
+
+    def grade(questions, responses):
+        """Ties every other time; the first step grades twice, its unaided answers too."""
+        nonlocal batches
+        batches += 1
+        return grade_by_bytes(questions, responses) if batches % 2 else [1.0] * len(responses)
+
+    capable, light = NotFinite(), Asked(lambda prompt, i: str(len(prompt)))
+    capable.reply = lambda prompt, i: "a" * (i + 1) + "</think>"
+    with pytest.raises(TrainingError, match="not finite"):
+        trained(recipe, fake_pair(recipe, capable, light), toy_task(grade))
+    tried = ["capable_skipped_updates" in record for record in read_metrics(tmp_path / "trial")]
+    assert tried == [True] + [True, False] * 3 + [True]
+
+
+def test_a_run_that_ends_with_an_update_that_is_not_finite_warns(tmp_path):
+    recipe = recipe_in(tmp_path, light={"train": False}, control={"value": 0.5})
+    capable = NotFinite(finite=(1, 2))
+    capable.reply = lambda prompt, i: "a" * (i + 1) + "</think>"
+    warnings = []
+    trained(recipe, fake_pair(recipe, capable), toy_task(), warn=warnings.append)
+    assert ["of capable" in warning for warning in warnings] == [True]
+
+
 def test_a_model_whose_loss_is_not_finite_keeps_its_weights(tmp_path):
     recipe = recipe_in(tmp_path)
     capable, light = tiny_pair(recipe)
