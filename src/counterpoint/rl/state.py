@@ -48,9 +48,9 @@ def after(state: State, controller: control.Controller, metrics: dict[str, float
     `quality` is the mean reward before any shaping. What is shaped gives groups a spread even where every response is wrong;
     such steps teach nothing but silence (lengths) or noise (diversity).
 
-    A model that its updates have broken is wrong in most steps whatever it says, so that its groups tie and no update is tried. So
-    the count of updates that were not finite outlives a step without an update, and one in which only the other model learns;
-    and a step without a right response adds to it while a model's last update was not finite.
+    A model that its updates have broken is wrong in most steps whatever it says, so that its groups tie and no update is tried.
+    So the count of updates that were not finite outlives a step without an update, and one in which only the other model
+    learns; and a step without a right response adds to it while a model's last update was not finite.
     """
     groups = sum(value for name, value in metrics.items() if name.endswith("groups"))
     dropped = sum(value for name, value in metrics.items() if name.endswith("groups_dropped"))
