@@ -34,7 +34,7 @@ clean:
 
 .venv/core: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e .[quickstart]
 	touch $@
 
 .venv/dev: .venv/core

@@ -22,6 +22,7 @@ from counterpoint.config import (
 from counterpoint.dqo.embed import load_embedder, policy_states
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.evaluate.baselines import System, capable_alone, light_alone, pair, responder
+from counterpoint.evaluate.diversity import check_packages
 from counterpoint.evaluate.plot import plot, plot_diversity
 from counterpoint.evaluate.run import (
     REFERENCE,
@@ -158,6 +159,8 @@ def measures_of(recipe: Recipe, capable: Speaker, light: Speaker) -> Measures:
     name = recipe.evaluation.embedder
     if name is None and isinstance(recipe, DqoRecipe):
         name = recipe.diversity.embedder
+    if name is not None:
+        check_packages()
     if name == "policy":
         return Measures(shapes, policy_states(capable.policy))
     return Measures(shapes, load_embedder(name) if name else None)
