@@ -42,7 +42,7 @@ def model_card(role: str, recipe: Recipe, run_info: Mapping[str, Any], summary: 
     kind = str(run_info.get("kind", "duet"))
     own = recipe.models[role]
     parts = [
-        front_matter(own, kind),
+        front_matter(own, "dqo" if isinstance(recipe, DqoRecipe) else "duet", kind),
         f"# {recipe.run.name}: {role}",
         f"This is {ROLES[role]}. {METHODS.get(kind, METHODS['duet'])}",
         "\n".join(facts(role, recipe, kind)),
@@ -54,12 +54,12 @@ def model_card(role: str, recipe: Recipe, run_info: Mapping[str, Any], summary: 
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def front_matter(own: ModelConfig, kind: str) -> str:
+def front_matter(own: ModelConfig, method: str, kind: str) -> str:
     """What the hub reads."""
     lines = ["---", f"library_name: {'peft' if own.lora else 'transformers'}", "pipeline_tag: text-generation"]
     if is_hub_name(own.model):
         lines.append(f"base_model: {json.dumps(own.model)}")
-    tags = dict.fromkeys(["counterpoint", "dqo" if kind == "dqo" else "duet", kind])
+    tags = dict.fromkeys(["counterpoint", method, kind])
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 

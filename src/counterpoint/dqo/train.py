@@ -112,9 +112,10 @@ def dqo_step(
         "shaped_reward": float(shaped_Q_G.mean()),
         "response_tokens": sum(len(c.tokens) for group in responses_Q_G for c in group) / rewards_Q_G.numel(),
         "responses_unfinished": sum(c.stop == "length" for group in responses_Q_G for c in group) / rewards_Q_G.numel(),
-        "alpha": alpha,
         "gradings_skipped": float(skipped),
     }  # fmt: skip
+    if recipe.diversity.shaper != "none":
+        metrics["alpha"] = alpha
     if state.floor is not None:
         metrics["floor"] = state.floor
     return Step(metrics, sample_rows(questions, responses_Q_G, rewards_Q_G, shaped_Q_G)), after(

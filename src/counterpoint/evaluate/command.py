@@ -41,6 +41,12 @@ from counterpoint.policy.prompting import Speaker
 from counterpoint.run import CONFIG, Run
 
 
+NOT_OF_THE_RESULT = frozenset(
+    f"run.{name}" for name in ("name", "directory", "loggers", "checkpoint_every", "keep_checkpoints", "sample_every")
+)
+"""Settings in which two runs may differ and still be trained alike."""
+
+
 def evaluate(what: Sequence[str], overrides: Sequence[str], out: Path | None, quiet: bool) -> Evaluation:
     """Measure run directories, or the untrained models of a recipe; print the table, write the rest.
 
@@ -113,7 +119,7 @@ def solo_model(run: Run, config: ModelConfig) -> ModelConfig | None:
         return None
     other, expected = Run.open(beside), alone_recipe(of_kind(run.recipe, DuetRecipe))
     differences = differing(other.recipe.model_dump(), expected.model_dump())
-    differences = [name for name in differences if name not in ("run.name", "run.directory")]
+    differences = [name for name in differences if name not in NOT_OF_THE_RESULT]
     if other.kind != "alone" or differences:
         why = f"its settings differ in {', '.join(differences)}" if differences else f"it is a run of kind {other.kind}"
         raise RunError(
