@@ -148,7 +148,7 @@ def test_settings_that_make_sense_together(values):
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_a_recipe_survives_being_written(file):
     recipe = load_recipe(file)
-    assert DuetRecipe.model_validate(tomllib.loads(toml.dumps(recipe.model_dump()))) == recipe
+    assert type(recipe).model_validate(tomllib.loads(toml.dumps(recipe.model_dump()))) == recipe
 
 
 def test_toml_of_every_kind():
