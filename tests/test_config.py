@@ -11,6 +11,7 @@ from counterpoint.config_docs import configuration_markdown, type_text
 from counterpoint.errors import ConfigError
 
 SHIPPED = sorted(shipped_recipes().glob("*.toml"))
+BATCH = {"algorithm": {"advantage": "reinforce_pp"}}
 MODELS = '[capable]\nmodel = "a"\n[light]\nmodel = "b"\n'
 
 
@@ -125,12 +126,27 @@ def test_overrides_that_are_wrong(written, override, said):
         ({"evaluation": {"samples": 2, "pass_at": [1, 4]}}, "pass_at asks for 4 samples, and samples is 2"),
         ({"duet": {"signals": 1}}, "duet.signals is 1: a group of one has no baseline"),
         ({"duet": {"answers": 1}}, "duet.answers is 1: m's group of one has no baseline"),
+        ({"duet": {"questions": 1, "signals": 1}, **BATCH}, "duet.questions and duet.signals are 1: a batch of one has none"),
+        (
+            {"duet": {"questions": 1, "signals": 1, "answers": 1}, "capable": {"model": "a", "train": False}, **BATCH},
+            "duet.questions and duet.signals are 1: a batch of one has none",
+        ),
+        ({"task": {"grader_options": {"url": "x"}}}, "task: grader_options (url) without a grader"),
     ],
 )
 def test_settings_that_contradict_each_other(values, said):
     with pytest.raises(ConfigError) as raised:
         validate({"capable": {"model": "a"}, "light": {"model": "b"}, **values}, "here")
     assert said in str(raised.value)
+    assert "(it is" not in str(raised.value)  # the table that contradicts itself is not repeated
+
+
+def test_a_batch_of_one_response_has_no_baseline():
+    values = {"policy": {"model": "a"}, "dqo": {"questions": 1, "samples": 1}}
+    with pytest.raises(ConfigError, match=r"dqo\.questions and dqo\.samples are 1: a batch of one has none"):
+        validate({**values, **BATCH}, "here")
+    validate({**values, "critic": {}}, "here")
+    validate({**values, "dqo": {"questions": 2, "samples": 1}, **BATCH}, "here")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +154,9 @@ def test_settings_that_contradict_each_other(values, said):
     [
         {"duet": {"signals": 1}, "algorithm": {"advantage": "reinforce_pp"}},
         {"duet": {"answers": 1, "light_groups": "question"}},
+        {"duet": {"questions": 1, "signals": 2, "answers": 1}, **BATCH},
+        {"duet": {"questions": 1, "signals": 1, "answers": 2}, "capable": {"model": "a", "train": False}, **BATCH},
+        {"task": {"grader": "judge", "grader_options": {"url": "x"}}},
         {"algorithm": {"kl_in": "loss", "kl_kind": "k3"}},
     ],
 )
