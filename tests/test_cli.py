@@ -8,13 +8,14 @@ import pytest
 
 from counterpoint import cli
 from counterpoint.cli import main
+from counterpoint.run import STATE
 from pairs import tiny_policy
 
 HEAVY = (
     *("torch", "transformers"),
     *("vllm", "trl", "peft", "fastapi", "datasets", "reasoning_gym", "math_verify", "matplotlib"),
 )
-EXTRAS = (*HEAVY[2:], "wandb", "trackio", "tensorboard")
+EXTRAS = (*HEAVY[2:], "wandb", "trackio", "tensorboard", "sentence_transformers", "sacrebleu", "rouge_score", "vendi_score")
 COMMANDS = ("quickstart", "duet", "dqo", "warmup", "resume", "eval", "plan", "tasks")
 
 
@@ -61,7 +62,7 @@ def test_a_wrong_command_shows_the_usage(capsys, arguments):
     assert "usage: counterpoint" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["duet", "warmup", "plan"])
+@pytest.mark.parametrize("command", ["duet", "dqo", "warmup", "plan"])
 def test_a_missing_recipe_is_one_line(capsys, command):
     said = complaint(capsys, command, "quickstart-deut")
     assert said == "counterpoint: there is no recipe quickstart-deut; did you mean quickstart-duet?\n"
@@ -142,6 +143,35 @@ def test_a_run_goes_from_recipe_to_models_and_can_be_resumed(capsys, tmp_path):
     assert "there is a run in" in complaint(capsys, "duet", file, "--quiet")
 
 
+def test_a_run_of_dqo_goes_from_recipe_to_a_model_and_can_be_resumed(capsys, tmp_path):
+    tiny_policy(context_length=64).save(tmp_path / "model")
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        f'[run]\ndirectory = "{tmp_path}/runs"\nsteps = 1\n[task]\ntrain_limit = 8\ntest_limit = 8\n'
+        f'[policy]\nmodel = "{tmp_path}/model"\n[dqo]\nquestions = 2\nmax_tokens = 8\n'
+        '[diversity]\nembedder = "ngrams"\n[critic]\nwarmup_steps = 0\n'
+    )
+    assert main(["dqo", str(file), "--quiet"]) == 0
+    run = tmp_path / "runs" / "run"
+    assert {path.name for path in (run / "models").iterdir()} == {"policy"}
+    assert {path.name for path in (run / "checkpoints" / "step-000001").iterdir()} == {"policy", "critic", STATE}
+    assert json.loads((run / "status.json").read_text())["status"] == "finished"
+    card = (run / "models" / "policy" / "README.md").read_text()
+    assert "arXiv 2509.04784" in card
+    assert "| diversity | dqo, α = 1 |" in card
+    assert main(["resume", str(run), "--quiet"]) == 0
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+    capsys.readouterr()
+    assert main(["plan", str(file)]) == 0
+    assert "policy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("command", "recipe", "right"), [("dqo", "quickstart-duet", "duet"), ("duet", "dqo-gsm8k", "dqo")])
+def test_a_recipe_of_the_other_method_is_sent_to_its_command(capsys, command, recipe, right):
+    said = complaint(capsys, command, recipe)
+    assert f"is a recipe for `counterpoint {right}`, not for `counterpoint {command}`" in said
+
+
 def loaded_by(code, names):
     """Which modules a fresh interpreter has loaded after `code`."""
     script = f"{code}\nimport sys\nprint('loaded', *[name for name in {names!r} if name in sys.modules], file=sys.stderr)"
@@ -156,15 +186,18 @@ def loaded_by(code, names):
         "import counterpoint.cli",
         "from counterpoint.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from counterpoint.cli import main\nassert main(['duet', 'no-such-recipe']) == 1",
+        "from counterpoint.cli import main\nassert main(['dqo', 'quickstart-duet']) == 1",
     ],
-    ids=["the package", "the command line", "--help", "a wrong recipe"],
+    ids=["the package", "the command line", "--help", "a wrong recipe", "a recipe of the other method"],
 )
 def test_nothing_heavy_is_loaded_by(code):
     assert loaded_by(code, HEAVY) == []
 
 
 def test_no_extra_is_loaded_by_the_jobs():
-    assert loaded_by("import counterpoint.jobs", EXTRAS) == []
+    """In one interpreter, since each takes seconds to start: both methods' loops, the evaluation and the quickstart."""
+    modules = ("jobs", "duet.train", "dqo.train", "evaluate.command", "quickstart")
+    assert loaded_by("".join(f"import counterpoint.{module}\n" for module in modules), EXTRAS) == []
 
 
 def test_an_evaluation_with_other_settings_needs_a_folder_of_its_own(capsys, tmp_path):

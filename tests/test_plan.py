@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
 from counterpoint import flops
 from counterpoint import plan as plan_module
-from counterpoint.config import DuetRecipe
+from counterpoint.config import DqoRecipe, DuetRecipe
 from counterpoint.errors import ModelError
 from counterpoint.plan import PROMPT_TOKENS, Plan, format_plan, gpu_memory, plan
 from counterpoint.policy.tiny import learn_tokenizer, new_model
@@ -178,3 +178,15 @@ def test_the_page(model):
     ):
         assert part in page
     assert max(map(len, page.splitlines())) <= 100
+
+
+def test_a_step_of_dqo(model):
+    """Five questions with four responses of twelve tokens each."""
+    values = {"policy": {"model": model}, "dqo": {"questions": 5, "samples": 4, "max_tokens": 12}}
+    its_plan = plan(DqoRecipe.model_validate(values))
+    [policy] = its_plan.models
+    shape = flops.shape_of(CONFIG)
+    assert (policy.role, policy.sampled_tokens, policy.prompt_tokens) == ("policy", 5 * 4 * 12, PROMPT_TOKENS)
+    assert policy.sampling_flops == 5 * flops.completion_flops(shape, PROMPT_TOKENS, 12, samples=4)
+    assert policy.training_flops == 20 * flops.training_flops(shape, PROMPT_TOKENS, 12)
+    assert "Peak memory: " in format_plan(its_plan, width=100)

@@ -5,8 +5,14 @@ import shutil
 
 import pytest
 
+from counterpoint import jobs
 from counterpoint.cli import screens
-from counterpoint.quickstart import quickstart
+from counterpoint.config import DqoRecipe, DuetRecipe, apply_override, validate
+from counterpoint.errors import ConfigError
+from counterpoint.quickstart import grpo_recipe, overrides_for, quickstart
+from counterpoint.run import Run
+from pairs import tiny_policy
+from single import dqo_recipe_in
 
 SHORT = (
     "run.steps=2", "run.checkpoint_every=1", "duet.questions=2", "duet.signals=2", "evaluation.questions=4",
@@ -26,11 +32,11 @@ def test_an_interrupted_quickstart_goes_on_and_a_finished_one_is_left_alone(over
     with monkeypatch.context() as patch:
         patch.setattr("counterpoint.jobs.alone", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            quickstart(overrides, screens(True), quiet=True)
+            quickstart(overrides, screens(True), quiet=True, only="duet")
     first = (tmp_path / "quickstart-duet" / "metrics.jsonl").read_text()
     assert len(first.splitlines()) == 2
 
-    directory = quickstart(overrides, screens(True), quiet=True)
+    [directory] = quickstart(overrides, screens(True), quiet=True, only="duet")
     assert directory == tmp_path / "quickstart-duet"
     assert (directory / "metrics.jsonl").read_text() == first  # the pair was not trained again
     systems = json.loads((directory / "evaluation.json").read_text())["systems"]
@@ -38,6 +44,95 @@ def test_an_interrupted_quickstart_goes_on_and_a_finished_one_is_left_alone(over
     assert "Everything is in" in capsys.readouterr().out
 
     (directory / "evaluation.json").unlink()
-    other = quickstart([*overrides, "run.seed=1"], screens(True), quiet=True)
+    [other] = quickstart([*overrides, "run.seed=1"], screens(True), quiet=True, only="duet")
     assert other == tmp_path / "quickstart-duet-2"  # another recipe is another run
     shutil.rmtree(tmp_path)
+
+
+# --- DQO
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path, monkeypatch):
+    """Takes the place of the recipe that ships: a tiny policy, one step."""
+    pytest.importorskip("sacrebleu")
+    tiny_policy(context_length=64).save(tmp_path / "model")
+    recipe = dqo_recipe_in(
+        tmp_path,
+        run={"name": "quickstart-dqo", "steps": 1},
+        task={"name": "arithmetic", "train_limit": 8, "test_limit": 8},
+        policy={"model": str(tmp_path / "model")},
+        evaluation={"questions": 4, "samples": 2, "pass_at": [1, 2], "top_k": 0},
+    )
+
+    def load(name, overrides):
+        assert name == "quickstart-dqo"
+        values = recipe.model_dump(exclude_none=True)
+        for override in overrides:
+            apply_override(values, override)
+        return validate(values, name)
+
+    monkeypatch.setattr("counterpoint.quickstart.load_recipe", load)
+    return recipe
+
+
+def dqo_quickstart(*overrides):
+    [directory] = quickstart(overrides, screens(True), quiet=True, only="dqo")
+    return directory
+
+
+def test_dqo_and_grpo_go_from_one_start_and_are_measured_side_by_side(tiny_recipe, tmp_path, capsys):
+    directory = dqo_quickstart()
+    runs = [Run.open(tmp_path / name) for name in ("quickstart-dqo", "quickstart-dqo-grpo")]
+    assert directory == runs[0].directory
+    assert [(run.kind, run.status, run.recipe.diversity.shaper) for run in runs] == [
+        ("dqo", "finished", "dqo"),
+        ("dqo", "finished", "none"),
+    ]
+    rewards = [json.loads((run.directory / "metrics.jsonl").read_text())["reward"] for run in runs]
+    assert rewards[0] == rewards[1]  # of the first step: the same start, questions and seed
+    systems = json.loads((directory / "evaluation.json").read_text())["systems"]
+    assert list(systems) == ["start", "quickstart-dqo", "quickstart-dqo-grpo"]
+    assert (directory / "evaluation.png").is_file()
+    assert f"Everything is in {directory}" in capsys.readouterr().out
+
+
+def test_an_interrupted_quickstart_of_dqo_goes_on_and_a_finished_one_is_left_alone(tiny_recipe, tmp_path, monkeypatch):
+    job, done = jobs.dqo, []
+
+    def interrupted(run, screen):
+        if done:
+            raise KeyboardInterrupt
+        done.append(run.recipe.run.name)
+        return job(run, screen)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("counterpoint.jobs.dqo", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dqo_quickstart()
+    assert done == ["quickstart-dqo-grpo"]
+    first = (tmp_path / done[0] / "metrics.jsonl").read_text()
+
+    assert dqo_quickstart() == tmp_path / "quickstart-dqo"
+    assert (tmp_path / done[0] / "metrics.jsonl").read_text() == first  # not trained again
+    assert dqo_quickstart() == tmp_path / "quickstart-dqo-2"
+    shutil.rmtree(tmp_path)
+
+
+def test_the_baseline_differs_in_the_diversity_alone(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, diversity={"control": "quality_floor", "options": {"correct_only": True}})
+    baseline = grpo_recipe(recipe)
+    assert baseline.run.name == "trial-grpo"
+    assert (baseline.diversity.shaper, baseline.diversity.control, baseline.diversity.options) == ("none", "constant", {})
+    assert baseline.model_copy(update={"run": recipe.run, "diversity": recipe.diversity}) == recipe
+
+
+def test_an_override_goes_to_the_recipe_that_has_its_section():
+    overrides = ["run.steps=2", "duet.signals=2", "dqo.samples=3", "policy.model=x", "nonsense.key=1"]
+    assert overrides_for(DuetRecipe, DqoRecipe, overrides) == ["run.steps=2", "duet.signals=2", "nonsense.key=1"]
+    assert overrides_for(DqoRecipe, DuetRecipe, overrides) == ["run.steps=2", "dqo.samples=3", "policy.model=x", "nonsense.key=1"]
+
+
+def test_two_runs_cannot_have_one_name():
+    with pytest.raises(ConfigError, match="needs --only duet or --only dqo"):
+        quickstart(["run.name=mine"], screens(True), quiet=True)

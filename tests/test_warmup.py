@@ -5,15 +5,18 @@ import random
 import pytest
 import torch
 
+from counterpoint.cli import screens
 from counterpoint.config import WarmupConfig
 from counterpoint.duet.infer import answer_alone
-from counterpoint.errors import DataError, TrainingError
+from counterpoint.errors import ConfigError, DataError, TrainingError
+from counterpoint.jobs import warmup as warmup_job
 from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.rl.types import Question, SamplingParams
 from counterpoint.run import Run, read_metrics
 from counterpoint.warmup import CROSS_ENTROPY, schedule, to_imitate, warm_up, worked
 from fakes import FakePolicy
 from pairs import QUESTIONS, learner, recipe_in, tiny_policy, tokenizer, toy_task, without_times
+from single import dqo_recipe_in
 
 ROLES = ("capable", "light")
 
@@ -160,3 +163,28 @@ def test_updates_that_keep_being_not_finite_end_it(tmp_path):
     recipe = recipe_for(tmp_path)
     with pytest.raises(TrainingError, match="5 steps in a row"):
         warmed(recipe, learner(Broken(), recipe.capable).speaker)
+
+
+def test_a_single_policy_writes_the_solution_and_the_answer_in_its_own_way():
+    recipe = dqo_recipe_in("nowhere")
+    one, settings = speaker(), WarmupConfig.model_validate({"role": "policy"})
+    with_trace, without = (
+        to_imitate(one, Question("q", "1+2", "3", trace=trace), settings, recipe, random.Random(0)) for trace in ("1+2=3", "")
+    )
+    assert said(with_trace.prompt) == said(without.prompt) == "<|user|>1+2<|assistant|>"
+    end = said((one.renderer.end_token,))
+    assert said(with_trace.tokens) == f"1+2=3\n\n3{end}"
+    assert said(without.tokens) == f"3{end}"
+
+
+def test_a_single_policy_is_warmed_up(tmp_path):
+    warmup = {"role": "policy", "rows": 6, "warmup_steps": 3}
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 25}, policy={"learning_rate": 3e-2}, warmup=warmup)
+    losses = [record["cross_entropy"] for record in warmed(recipe, speaker())]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_role_that_the_recipe_does_not_have_is_named(tmp_path):
+    run = Run.create(dqo_recipe_in(tmp_path, warmup={"role": "light"}), "warmup")
+    with pytest.raises(ConfigError, match=r"warmup\.role is light, and the recipe has policy"):
+        warmup_job(run, screens(True))
