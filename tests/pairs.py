@@ -35,6 +35,11 @@ def grade_by_bytes(questions, responses):
     return [sum(response.encode()) % 7 / 6 for response in responses]
 
 
+def grade_one_by_bytes(question, response):
+    """The same, as a recipe names it: pairs:grade_one_by_bytes."""
+    return grade_by_bytes([question], [response])[0]
+
+
 def toy_task(grade=grade_by_bytes, questions=QUESTIONS):
     return Task("toy", questions, (), grade)
 
@@ -75,11 +80,11 @@ def weights_of(learner):
     return {name: weight.detach().clone() for name, weight in learner.speaker.policy.model.state_dict().items()}
 
 
-def trained(recipe, pair=None, task=None, observe=lambda step, metrics, samples: None, warn=pytest.fail, run=None):
+def trained(recipe, pair=None, task=None, observe=lambda step, metrics, samples: None, warn=pytest.fail, run=None, **options):
     """(pair, metrics without times, final state) of a run from where it stands to its end."""
     pair = pair or tiny_pair(recipe)
     with run or Run.create(recipe, "duet") as run:
-        state = train(run, *pair, task or toy_task(), observe, warn)
+        state = train(run, *pair, task or toy_task(), observe, warn, **options)
     return pair, without_times(read_metrics(run.directory)), state
 
 

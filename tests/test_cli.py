@@ -15,7 +15,7 @@ HEAVY = (
     *("vllm", "trl", "peft", "fastapi", "datasets", "reasoning_gym", "math_verify", "matplotlib"),
 )
 EXTRAS = (*HEAVY[2:], "wandb", "trackio", "tensorboard")
-COMMANDS = ("quickstart", "duet", "warmup", "resume", "eval", "plan", "tasks")
+COMMANDS = ("quickstart", "duet", "dqo", "warmup", "resume", "eval", "plan", "tasks")
 
 
 def recipe_file(tmp_path, extra="", capable="nowhere/at/all", light="nowhere/at/all"):

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from counterpoint import toml
-from counterpoint.config import DuetRecipe, load_recipe, shipped_recipes, validate
+from counterpoint.config import DqoRecipe, DuetRecipe, load_recipe, of_kind, shipped_recipes, validate
 from counterpoint.config_docs import configuration_markdown, type_text
 from counterpoint.errors import ConfigError
 
 SHIPPED = sorted(shipped_recipes().glob("*.toml"))
+BATCH = {"algorithm": {"advantage": "reinforce_pp"}}
 MODELS = '[capable]\nmodel = "a"\n[light]\nmodel = "b"\n'
 
 
@@ -125,12 +126,27 @@ def test_overrides_that_are_wrong(written, override, said):
         ({"evaluation": {"samples": 2, "pass_at": [1, 4]}}, "pass_at asks for 4 samples, and samples is 2"),
         ({"duet": {"signals": 1}}, "duet.signals is 1: a group of one has no baseline"),
         ({"duet": {"answers": 1}}, "duet.answers is 1: m's group of one has no baseline"),
+        ({"duet": {"questions": 1, "signals": 1}, **BATCH}, "duet.questions and duet.signals are 1: a batch of one has none"),
+        (
+            {"duet": {"questions": 1, "signals": 1, "answers": 1}, "capable": {"model": "a", "train": False}, **BATCH},
+            "duet.questions and duet.signals are 1: a batch of one has none",
+        ),
+        ({"task": {"grader_options": {"url": "x"}}}, "task: grader_options (url) without a grader"),
     ],
 )
 def test_settings_that_contradict_each_other(values, said):
     with pytest.raises(ConfigError) as raised:
         validate({"capable": {"model": "a"}, "light": {"model": "b"}, **values}, "here")
     assert said in str(raised.value)
+    assert "(it is" not in str(raised.value)  # the table that contradicts itself is not repeated
+
+
+def test_a_batch_of_one_response_has_no_baseline():
+    values = {"policy": {"model": "a"}, "dqo": {"questions": 1, "samples": 1}}
+    with pytest.raises(ConfigError, match=r"dqo\.questions and dqo\.samples are 1: a batch of one has none"):
+        validate({**values, **BATCH}, "here")
+    validate({**values, "critic": {}}, "here")
+    validate({**values, "dqo": {"questions": 2, "samples": 1}, **BATCH}, "here")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +154,9 @@ def test_settings_that_contradict_each_other(values, said):
     [
         {"duet": {"signals": 1}, "algorithm": {"advantage": "reinforce_pp"}},
         {"duet": {"answers": 1, "light_groups": "question"}},
+        {"duet": {"questions": 1, "signals": 2, "answers": 1}, **BATCH},
+        {"duet": {"questions": 1, "signals": 1, "answers": 2}, "capable": {"model": "a", "train": False}, **BATCH},
+        {"task": {"grader": "judge", "grader_options": {"url": "x"}}},
         {"algorithm": {"kl_in": "loss", "kl_kind": "k3"}},
     ],
 )
@@ -148,7 +167,7 @@ def test_settings_that_make_sense_together(values):
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_a_recipe_survives_being_written(file):
     recipe = load_recipe(file)
-    assert DuetRecipe.model_validate(tomllib.loads(toml.dumps(recipe.model_dump()))) == recipe
+    assert type(recipe).model_validate(tomllib.loads(toml.dumps(recipe.model_dump()))) == recipe
 
 
 def test_toml_of_every_kind():
@@ -193,3 +212,69 @@ def test_a_multiplier_above_its_maximum_and_a_pass_at_zero_are_refused():
         validate({**models, "control": {"value": 2.0}}, "recipe")
     with pytest.raises(ConfigError, match="pass_at must be 1 or more, got 0"):
         validate({**models, "evaluation": {"pass_at": [0]}}, "recipe")
+
+
+POLICY = {"policy": {"model": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"dqo": {"samples": 1}}, "dqo.samples is 1: a group of one has no baseline"),
+        ({"algorithm": {"advantage": "separate"}}, "advantage 'separate' is for DUET's lengths"),
+        ({"critic": {}, "diversity": {"shaper": "entropy"}}, "with a critic use another shaper"),
+        ({"diversity": {"control": "quality_floor", "alpha": 5.0}}, "alpha 5.0 is above maximum 4.0"),
+        ({"diversity": {"shapr": "dqo"}}, "diversity.shapr: no such setting; did you mean shaper?"),
+        ({"capable": {"model": "a"}}, "capable: no such setting"),
+        ({"policy": {}}, "policy.model: must be given"),
+        ({"diversity": {"shaper": "dpp"}}, "diversity.shaper"),
+    ],
+)
+def test_settings_of_dqo_that_are_wrong(values, said):
+    with pytest.raises(ConfigError) as raised:
+        validate({**POLICY, **values}, "here")
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dqo": {"samples": 1}, "critic": {}},
+        {"dqo": {"samples": 1}, "algorithm": {"advantage": "reinforce_pp"}},
+        {"diversity": {"control": "linear", "alpha": 5.0}},
+        {"critic": {"value_clip": float("inf")}},
+    ],
+)
+def test_settings_of_dqo_that_make_sense_together(values):
+    recipe = validate({**POLICY, **values}, "here")
+    assert isinstance(recipe, DqoRecipe)
+    assert (list(recipe.models), recipe.budgets) == (["policy"], (0, recipe.dqo.max_tokens))
+    assert validate(tomllib.loads(toml.dumps(recipe.model_dump())), "written") == recipe
+
+
+def test_duet_takes_a_diversity_section_but_with_an_advantage_that_sees_it():
+    values = {"capable": {"model": "a"}, "light": {"model": "b"}, "diversity": {"alpha": 0.5}}
+    recipe = validate(values, "here")
+    assert isinstance(recipe, DuetRecipe)
+    assert recipe.diversity is not None
+    with pytest.raises(ConfigError, match="'separate' knows reward and length only"):
+        validate({**values, "algorithm": {"advantage": "separate"}}, "here")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [
+        (POLICY, DuetRecipe, "trial is a recipe for `counterpoint dqo`, not for `counterpoint duet`"),
+        (
+            {"capable": {"model": "a"}, "light": {"model": "b"}},
+            DqoRecipe,
+            "trial is a recipe for `counterpoint duet`, not for `counterpoint dqo`",
+        ),
+    ],
+)
+def test_a_recipe_of_the_other_method_is_refused_with_the_command_that_takes_it(values, kind, said):
+    recipe = validate({**values, "run": {"name": "trial"}}, "here")
+    assert of_kind(recipe, type(recipe)) is recipe
+    with pytest.raises(ConfigError) as raised:
+        of_kind(recipe, kind)
+    assert str(raised.value) == said

@@ -61,7 +61,7 @@ def test_shows_what_it_is_given(clock):
         "λ",
     ):
         assert part in page
-    assert "a signal before" in page
+    assert "said before" in page
     assert "2 + 2 = 4" in page
     assert "now" in page
 

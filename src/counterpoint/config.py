@@ -5,7 +5,7 @@ A recipe is a TOML file. Unknown keys are errors, with the nearest name; `--set 
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -46,6 +46,15 @@ class TaskConfig(Section):
         "stop", description="A grader that raises ends the run, or its example is skipped and counted."
     )
     options: dict[str, Any] = Field({}, description="What the task itself takes.")
+
+    @model_validator(mode="after")
+    def _grader_options_are_of_a_grader(self) -> Self:
+        if self.grader_options and self.grader is None:
+            raise ValueError(
+                f"grader_options ({', '.join(self.grader_options)}) without a grader: the task's own takes none; "
+                "set task.grader, or leave them out"
+            )
+        return self
 
 
 class LoraConfig(Section):
@@ -302,6 +311,11 @@ class DuetRecipe(Recipe):
                     "duet.answers is 1: m's group of one has no baseline; use 2 or more, light_groups = 'question', "
                     "or reinforce_pp"
                 )
+        elif self.duet.questions * self.duet.signals * (1 if self.capable.train else self.duet.answers) < 2:
+            raise ValueError(
+                "reinforce_pp's baseline is the batch's, and duet.questions and duet.signals are 1: a batch of one has none; "
+                "use 2 or more of either"
+            )
         return self
 
     @model_validator(mode="after")
@@ -333,6 +347,11 @@ class DqoRecipe(Recipe):
             raise ValueError("advantage 'separate' is for DUET's lengths; use dr_grpo, grpo, rloo or reinforce_pp")
         if self.critic is None and self.algorithm.advantage != "reinforce_pp" and self.dqo.samples < 2:
             raise ValueError("dqo.samples is 1: a group of one has no baseline; use 2 or more, reinforce_pp, or a critic")
+        if self.critic is None and self.dqo.questions * self.dqo.samples < 2:
+            raise ValueError(
+                "reinforce_pp's baseline is the batch's, and dqo.questions and dqo.samples are 1: a batch of one has none; "
+                "use 2 or more of either, or a critic"
+            )
         if self.critic is not None and self.diversity.shaper == "entropy":
             raise ValueError("the shaper entropy goes with the advantages of a group; with a critic use another shaper")
         return self
@@ -417,7 +436,9 @@ def describe(problem: Any, kind: type[Recipe] = DuetRecipe) -> str:
         return f"{where}: no such setting; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
     if problem["type"] == "missing":
         return f"{where}: must be given"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')} (it is {problem['input']!r})"[:400]
+    # what contradicts itself is a table: the message names the settings, and the table would bury it
+    value = "" if isinstance(problem["input"], Mapping | Section) else f" (it is {problem['input']!r})"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}{value}"[:400]
 
 
 def fields_at(location: Sequence[Any], kind: type[Recipe]) -> Iterator[str]:

@@ -18,16 +18,18 @@ def test_the_signal_shrinks_to_what_the_light_model_needs(tmp_path, seed):
 
     recipe = recipe_in(
         tmp_path,
-        run={"seed": seed, "steps": 60, "checkpoint_every": 100, "sample_every": 100},
-        capable={"learning_rate": 2e-2},
+        run={"seed": seed, "steps": 70, "checkpoint_every": 100, "sample_every": 100},
+        capable={"learning_rate": 1e-2},
         light={"train": False},
         duet={"questions": 6, "signals": 12, "answers": 1, "max_signal_tokens": 12, "max_answer_tokens": 8, "length_scale": 12},
-        control={"kind": "constant", "value": 0.5},
+        control={"kind": "constant", "value": 0.3},
     )
     pair = learner(tiny_policy(seed), recipe.capable), learner(FakePolicy(answer), recipe.light)
     task = toy_task(lambda questions, responses: [float(response == "right") for response in responses])
-    _, metrics, _ = trained(recipe, pair, task)
+    # in the end all signals are alike, and the warning that nothing is learned any more is right
+    _, metrics, _ = trained(recipe, pair, task, warn=lambda message: None)
     first, last = metrics[:3], metrics[-20:]
     assert min(record["signal_tokens"] for record in first) > 8
+    # seeds 0 to 5 on one thread and on two end at 2.0 to 2.6 tokens, and at 98 % or more
     assert median(record["signal_tokens"] for record in last) < 4
-    assert median(record["aided_accuracy"] for record in last) > 0.8
+    assert median(record["aided_accuracy"] for record in last) > 0.9

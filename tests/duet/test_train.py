@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from counterpoint.duet.alone import alone_step
 from counterpoint.duet.start import start_state
 from counterpoint.duet.train import duet_step, light_groups
 from counterpoint.errors import ConfigError, DataError, GraderError, TrainingError
@@ -21,13 +22,15 @@ UNAIDED = "<think>\n\n</think>"
 
 
 class Heard(FakePolicy):
-    """Remembers the loss it was told."""
+    """Remembers the last loss and all learning rates that it was told."""
 
     def __init__(self):
         super().__init__(lambda prompt, i: "a" * (i + 1) + "</think>")
+        self.rates = []
 
     def update(self, data, loss, learning_rate, optimizer_steps=1):
         self.loss = loss
+        self.rates.append(learning_rate)
         return super().update(data, loss, learning_rate, optimizer_steps)
 
 
@@ -180,6 +183,24 @@ def test_both_models_take_the_same_number_of_optimizer_steps(tmp_path, optimizer
     assert [one.speaker.policy.updates for one in pair] == [3 * optimizer_steps] * 2
 
 
+@pytest.mark.parametrize(("schedule", "shares"), [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25])])
+@pytest.mark.parametrize("step_function", [None, alone_step])
+def test_learning_rates_follow_the_schedule(tmp_path, schedule, shares, step_function):
+    recipe = recipe_in(
+        tmp_path,
+        run={"steps": 4},
+        capable={"learning_rate": 0.4},
+        light={"learning_rate": 0.8, "train": step_function is None},
+        algorithm={"schedule": schedule},
+        control={"kind": "constant", "value": 0.5},
+    )
+    capable, light = fake_pair(recipe, Heard(), Heard())
+    task = toy_task(lambda questions, responses: [float(i % 2) for i in range(len(responses))])
+    trained(recipe, (capable, light), task, step_function=step_function)
+    assert capable.speaker.policy.rates == pytest.approx([0.4 * share for share in shares])
+    assert light.speaker.policy.rates == pytest.approx([0.8 * share for share in shares] if step_function is None else [])
+
+
 # --- every setting runs
 
 
@@ -299,6 +320,16 @@ def test_a_step_in_which_nothing_can_be_graded_ends_the_run(tmp_path):
         one_step(recipe, fake_pair(recipe), task=toy_task(lambda questions, responses: 1 / 0))
 
 
+def test_a_step_in_which_nothing_is_right_is_flat_though_its_signals_differ_in_length(tmp_path):
+    recipe = recipe_in(tmp_path)
+    wrong = toy_task(lambda questions, responses: [0.0] * len(responses))
+    result, state = one_step(recipe, fake_pair(recipe), task=wrong, state=State(LengthTarget(0.5), flat_steps=3))
+    assert result.metrics["capable_groups_dropped"] == 0
+    assert state.flat_steps == 4
+    _, state = one_step(recipe, fake_pair(recipe), state=State(LengthTarget(0.5), flat_steps=3))
+    assert state.flat_steps == 0
+
+
 @pytest.mark.parametrize("advantage", ADVANTAGES)
 def test_steps_without_any_spread_bring_a_warning_that_says_what_to_change(tmp_path, advantage):
     recipe = recipe_in(tmp_path, run={"steps": 20}, algorithm={"advantage": advantage}, control={"kind": "constant"})
@@ -321,6 +352,33 @@ def test_updates_that_are_not_finite_are_counted_and_end_the_run_after_several_i
     assert capable.updates == 4 + NOT_FINITE_BEFORE_STOP
     records = read_metrics(tmp_path / "trial")
     assert [record["capable_skipped_updates"] for record in records] == [1, 1, 1, 0, 1, 1, 1, 1, 1]
+
+
+def test_steps_without_an_update_do_not_save_a_run_whose_updates_are_not_finite(tmp_path):
+    recipe = recipe_in(tmp_path, run={"steps": 30}, light={"train": False}, control={"kind": "constant"})
+    batches = 0
+
+    def grade(questions, responses):
+        """Ties every other time; the first step grades twice, its unaided answers too."""
+        nonlocal batches
+        batches += 1
+        return grade_by_bytes(questions, responses) if batches % 2 else [1.0] * len(responses)
+
+    capable, light = NotFinite(), Asked(lambda prompt, i: str(len(prompt)))
+    capable.reply = lambda prompt, i: "a" * (i + 1) + "</think>"
+    with pytest.raises(TrainingError, match="not finite"):
+        trained(recipe, fake_pair(recipe, capable, light), toy_task(grade))
+    tried = ["capable_skipped_updates" in record for record in read_metrics(tmp_path / "trial")]
+    assert tried == [True] + [True, False] * 3 + [True]
+
+
+def test_a_run_that_ends_with_an_update_that_is_not_finite_warns(tmp_path):
+    recipe = recipe_in(tmp_path, light={"train": False}, control={"value": 0.5})
+    capable = NotFinite(finite=(1, 2))
+    capable.reply = lambda prompt, i: "a" * (i + 1) + "</think>"
+    warnings = []
+    trained(recipe, fake_pair(recipe, capable), toy_task(), warn=warnings.append)
+    assert ["of capable" in warning for warning in warnings] == [True]
 
 
 def test_a_model_whose_loss_is_not_finite_keeps_its_weights(tmp_path):

@@ -118,7 +118,7 @@ def test_tokens_are_those_that_were_sampled(models, task, recipe):
 def test_flops_are_of_every_call_with_the_model_that_made_it(models, recipe_with):
     shapes = shapes_of(models)
     attempts = [[Attempt("", "", (Call(10, 4, "stop"), Call(16, 2, "end"))), Attempt("", "", (), (Call(8, 3, "end"),))]]
-    result = summarise(Measured(attempts, [[1.0, 0.0]], 1.0), recipe_with(pass_at=[1]), shapes, None)
+    result = summarise(Measured(attempts, [[1.0, 0.0]], 1.0), recipe_with(pass_at=[1]), Measures(shapes), None)
     first = completion_flops(shapes.capable, 10, 4) + completion_flops(shapes.capable, 16, 2)
     assert result.flops == (first + completion_flops(shapes.light, 8, 3)) / 2
 
@@ -128,7 +128,7 @@ def test_numbers_by_hand(recipe_with):
         samples=2, pass_at=[1, 2], prices={"capable_input": 1, "capable_output": 10, "light_input": 0.5, "light_output": 2}
     )
     mine, alone = fixed([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]), fixed([[1.0, 1.0]] * 4, capable_tokens=40)
-    result = summarise(mine, recipe, None, alone)
+    result = summarise(mine, recipe, Measures(), alone)
     assert result.accuracy.value == pytest.approx(0.625)
     assert result.pass_at[1].value == pytest.approx(0.625)
     assert result.pass_at[2].value == pytest.approx(0.75)
@@ -143,8 +143,8 @@ def test_numbers_by_hand(recipe_with):
 
 def test_alike_samples_of_a_question_do_not_narrow_the_interval(recipe_with):
     recipe = recipe_with(samples=64, pass_at=[1])
-    one = summarise(fixed([[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]]), recipe, None, None)
-    many = summarise(fixed([[right] * 64 for right in (1.0, 0.0, 1.0, 0.0, 1.0, 0.0)]), recipe, None, None)
+    one = summarise(fixed([[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]]), recipe, Measures(), None)
+    many = summarise(fixed([[right] * 64 for right in (1.0, 0.0, 1.0, 0.0, 1.0, 0.0)]), recipe, Measures(), None)
     assert many.accuracy == one.accuracy
 
 
@@ -162,7 +162,7 @@ def test_without_m_alone_nothing_is_compared(models, task, recipe):
 
 def test_skipped_gradings_are_counted_and_left_out(recipe_with):
     rewards = [[1.0, None, 0.0], [None, None, None], [1.0, 1.0, None]]
-    result = summarise(fixed(rewards), recipe_with(pass_at=[1, 2, 3]), None, fixed([[0.0] * 3] * 3))
+    result = summarise(fixed(rewards), recipe_with(pass_at=[1, 2, 3]), Measures(), fixed([[0.0] * 3] * 3))
     assert result.skipped == 5
     assert result.accuracy.value == pytest.approx(0.75)  # of the two questions with a grade
     assert result.pass_at[2].value == 1.0

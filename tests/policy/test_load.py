@@ -77,6 +77,24 @@ def test_owner_and_model_is_a_hub_name_unless_there_is_such_a_directory(tmp_path
     assert resolve_model("owner/model") == "owner/model"
 
 
+@pytest.mark.parametrize("part", ["AutoTokenizer", "AutoModelForCausalLM"])
+def test_a_hub_name_that_does_not_load_may_have_been_meant_as_a_directory(tmp_path, monkeypatch, part):
+    class Unreachable:
+        def from_pretrained(self, source, **options):
+            raise OSError("models/capable is not a model of the hub")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(load, part, Unreachable())
+    read = load.load_tokenizer if part == "AutoTokenizer" else load.load_model
+    with pytest.raises(ModelError, match=r"cannot load models/capable .*there is no directory models/capable here either.*hub"):
+        read(section("models/capable"))
+    (tmp_path / "models" / "capable").mkdir(parents=True)
+    (tmp_path / "models" / "capable" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot load models/capable") as raised:
+        read(section("models/capable"))
+    assert "here either" not in str(raised.value)
+
+
 def test_an_empty_directory_is_an_error(tmp_path):
     with pytest.raises(ModelError, match=r"is empty; give a directory with config.json"):
         load_policy(section(tmp_path))

@@ -5,8 +5,10 @@ import copy
 import pytest
 
 from counterpoint.errors import ConfigError, DataError
-from counterpoint.policy.prompting import Renderer, answer_of
+from counterpoint.policy.prompting import Renderer, Speaker, answer_of, respond
 from counterpoint.policy.tiny import CHAT_TEMPLATE
+from counterpoint.rl.types import Question, SamplingParams
+from fakes import FakePolicy
 from pairs import tokenizer
 
 INSTRUCTION = "Give a number."
@@ -168,3 +170,26 @@ def test_a_question_that_does_not_fit_is_named():
 )
 def test_the_answer_is_what_follows_the_last_signal(response, answer):
     assert answer_of(response) == answer
+
+
+def test_a_prompt_for_a_response_is_the_question_in_the_models_own_way():
+    assert said(renderer().response_prompt("1+2", 10)) == "<|user|>1+2\n\nGive a number.<|assistant|>"
+    assert said(renderer(template="Q: {question}\nA:").response_prompt("1+2", 10)) == "Q: 1+2\n\nGive a number.\nA:"
+
+
+def test_a_question_that_leaves_no_room_for_the_response_is_named():
+    fits = len(renderer().response_prompt("1+2", 10)) + 10
+    renderer(context_length=fits).response_prompt("1+2", 10)
+    with pytest.raises(DataError, match="question q7: its prompt of"):
+        renderer(context_length=fits - 1).response_prompt("1+2", 10, "q7")
+
+
+def test_each_question_gets_its_own_responses():
+    asked = [Question("a", "1+2", "3"), Question("b", "2+2", "4")]
+    policy = FakePolicy(lambda prompt, i: f"{said(prompt)} {i}")
+    speaker = Speaker(policy, renderer(instruction=""))
+    groups = respond(speaker, asked, 2, SamplingParams(100), seed=5)
+    assert [[c.text for c in group] for group in groups] == [
+        [f"<|user|>{q.text}<|assistant|> {i}" for i in range(2)] for q in asked
+    ]
+    assert policy.seeds == [5]

@@ -1,5 +1,6 @@
 """Sampling against plain forward passes, and that batching, padding and early ending change nothing."""
 
+import math
 from collections import Counter
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 import tiny_models
 from counterpoint.errors import ModelError
 from counterpoint.policy import rollout
-from counterpoint.policy.rollout import StopStrings, TransformersSampler, check_cache, cut_at_stop, draw, truncate
+from counterpoint.policy.rollout import StopStrings, TransformersSampler, check_cache, cut_at_stop, draw, entropy, truncate
 from counterpoint.rl.types import Completion, Datum, SamplingParams
 
 PROMPTS = [tuple(range(20, 29)), (40, 41, 42), (50, 51, 52, 53, 54, 55)]
@@ -426,3 +427,28 @@ def test_a_cache_that_is_not_keys_and_values_is_refused_by_name(settings, said):
     model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(**settings)))
     with pytest.raises(ModelError, match=f"SimpleNamespace has {said}.*use a model"):
         check_cache(model)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
+def test_entropies_are_those_of_one_plain_forward_pass(temperature):
+    """Rows end at different times and prompts differ in length, so that compaction and padding both show."""
+    model = ending_model()
+    groups = sampler(model).sample(PROMPTS, 6, SamplingParams(12, temperature, top_p=0.9, entropies=True), seed=3)
+    assert len({len(c.tokens) for group in groups for c in group}) > (1 if temperature else 0)
+    for completion in (c for group in groups for c in group):
+        ids = torch.tensor([completion.prompt + completion.tokens])
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(completion.prompt) - 1 : -1].float()
+        expected = torch.distributions.Categorical(logits=logits / (temperature or 1.0)).entropy()
+        assert completion.entropies == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_entropies_are_said_only_where_they_are_asked_for_and_change_nothing():
+    model = ending_model()
+    with_entropies, without = (sampler(model).sample(PROMPTS, 3, SamplingParams(6, entropies=wanted), 1) for wanted in (True, False))
+    assert tokens_of(with_entropies) == tokens_of(without)
+    assert all(c.entropies is None for group in without for c in group)
+
+
+def test_a_token_that_is_certain_has_no_entropy():
+    logits = torch.tensor([[0.0, -math.inf, -math.inf], [0.0, 0.0, -math.inf]])
+    assert entropy(logits, 1.0).tolist() == pytest.approx([0.0, math.log(2)])

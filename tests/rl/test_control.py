@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from counterpoint.rl.control import Constant, LengthTarget, QualityFloor, from_dict, to_dict
+from counterpoint.rl.control import Constant, LengthTarget, Linear, QualityFloor, from_dict, to_dict
 
-CONTROLLERS = [Constant(0.3), LengthTarget(value=0.2), QualityFloor(floor=0.9, value=0.1)]
+CONTROLLERS = [Constant(0.3), Linear(0.5, 1.0, 0.0, 4, 2), LengthTarget(value=0.2), QualityFloor(floor=0.9, value=0.1)]
 
 
 def simulate(controller, seed, steps=600, length_scale=4.0, push=0.5, momentum=0.0):
@@ -157,3 +157,23 @@ def test_quality_floor_waits_in_its_grace_until_quality_has_reached_the_floor_on
     arrived = waiting.observe(0.9, 1.0)
     assert arrived.reached
     assert arrived.observe(0.5, 1.0).value == 0.0  # below the floor for good reason: no more grace
+
+
+def test_linear_goes_in_a_line_and_stays_at_its_end():
+    state, values = Linear(value=2.0, start=2.0, end=1.0, steps=4), []
+    for _ in range(6):
+        state = state.observe(0.1, 5.0)
+        values.append(state.value)
+    assert values == pytest.approx([1.75, 1.5, 1.25, 1.0, 1.0, 1.0])
+
+
+def test_linear_may_rise_and_goes_on_from_what_was_saved():
+    state = Linear(value=0.0, start=0.0, end=1.0, steps=3).observe(0.5, 1.0)
+    again = from_dict(json.loads(json.dumps(to_dict(state))))
+    assert again == state
+    assert again.observe(0.5, 1.0).value == pytest.approx(2 / 3)
+
+
+def test_linear_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        Linear(value=1.0, start=1.0, end=0.0, steps=0)

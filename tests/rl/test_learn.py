@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from counterpoint.errors import TrainingError
 from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.rl.learn import Learner, learn, loss_spec
 from counterpoint.rl.types import Completion, SamplingParams
@@ -95,6 +96,16 @@ def test_a_kl_in_the_loss_reaches_the_groups_that_are_used(tmp_path):
     _, policy = learned(tmp_path, [[1.0, 1.0], [0.0, 1.0]], algorithm, Numbered(), kl_coefficient=0.5)
     assert [datum.reference_logprobs for datum in policy.seen[0]] == [(-float(ord("b")),) * 3] * 2
     assert (policy.losses[0].kl_coefficient, policy.losses[0].kl_kind) == (0.5, "k3")
+
+
+def test_a_kl_term_without_a_reference_is_an_error(tmp_path):
+    with pytest.raises(TrainingError, match=r"kl_coefficient is 0\.5 and the learner of none has no reference"):
+        learned(tmp_path, [[0.0, 1.0]], kl_coefficient=0.5)
+
+
+def test_one_sample_that_is_left_of_a_batch_teaches_nothing(tmp_path):
+    metrics, policy = learned(tmp_path, [[1.0]], {"advantage": "reinforce_pp"})
+    assert (metrics["groups_dropped"], metrics["groups"], policy.updates) == (1, 1, 0)
 
 
 def test_old_log_probabilities_are_given_only_where_they_are_needed(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from counterpoint.duet.start import controller_for
 from counterpoint.errors import TrainingError
 from counterpoint.rl.control import Constant, LengthTarget, Linear, QualityFloor
-from counterpoint.rl.state import FLAT_STEPS_BEFORE_WARNING, State, after, check_progress
+from counterpoint.rl.state import FLAT_STEPS_BEFORE_WARNING, State, after, check_end, check_progress
 from pairs import recipe_in
 
 CONTROLLERS = [
@@ -21,7 +21,7 @@ CONTROLLERS = [
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_it_survives_a_checkpoint(controller):
     for alpha in (None, Constant(1.0)):
-        state = State(controller, floor=0.8, capable_alone=0.9, alpha=alpha, flat_steps=3, not_finite=2)
+        state = State(controller, floor=0.8, capable_alone=0.9, alpha=alpha, flat_steps=3, not_finite=2, failing=("light",))
         assert State.from_dict(json.loads(json.dumps(state.to_dict()))) == state
 
 
@@ -54,11 +54,53 @@ def test_steps_count_as_flat_when_neither_model_has_a_group_left():
     assert after(state, Constant(0.0), groups((1, 2), (4, 4)), 0.5).flat_steps == 0
 
 
-def test_steps_with_an_update_that_is_not_finite_count_in_a_row():
-    state = State(Constant(0.0), not_finite=2)
-    assert after(state, Constant(0.0), groups((0, 2), skipped=(1, 0)), 0.5).not_finite == 3
-    assert after(state, Constant(0.0), groups((0, 2), skipped=(1, 2)), 0.5).not_finite == 3
-    assert after(state, Constant(0.0), groups((0, 2)), 0.5).not_finite == 0
+GOOD, BAD, NONE = 0.0, 1.0, None
+
+
+def counted(*steps, roles=("capable_", "light_"), quality=0.5):
+    """The state after steps whose updates of each role were good, bad, or none: its groups tied."""
+    state = State(Constant(0.0))
+    for step in steps:
+        updates = {f"{role}skipped_updates": bad for role, bad in zip(roles, step, strict=True) if bad is not None}
+        state = after(state, Constant(0.0), {"groups": 2.0, "groups_dropped": 0.0, **updates}, quality)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "failing"),
+    [
+        ([(BAD, GOOD), (BAD, BAD)], 2, ("capable", "light")),
+        ([(BAD, GOOD), (GOOD, BAD), (BAD, GOOD)], 3, ("capable",)),
+        ([(BAD, GOOD), (BAD, GOOD), (GOOD, GOOD)], 0, ()),
+        ([(3.0, GOOD)], 1, ("capable",)),
+    ],
+    ids=["both", "by turns", "good again", "several optimizer steps"],
+)
+def test_steps_with_an_update_that_is_not_finite_count_in_a_row(steps, count, failing):
+    state = counted(*steps)
+    assert (state.not_finite, state.failing) == (count, failing)
+
+
+def test_a_step_without_an_update_does_not_end_the_row():
+    assert counted((BAD, NONE), (NONE, NONE), (NONE, NONE), (BAD, NONE)).not_finite == 2
+    assert counted((BAD, NONE), (NONE, NONE), (GOOD, NONE)).not_finite == 0
+
+
+def test_a_step_in_which_nothing_is_right_counts_after_an_update_that_was_not_finite():
+    assert counted((BAD, NONE), (NONE, NONE), (NONE, NONE), quality=0.0).not_finite == 3
+    assert counted((BAD, NONE), (NONE, NONE), (GOOD, NONE), (NONE, NONE), quality=0.0).not_finite == 0
+    assert counted((NONE, NONE), (GOOD, GOOD), (NONE, NONE), quality=0.0).not_finite == 0
+
+
+def test_the_good_updates_of_one_model_do_not_hide_that_the_other_fails():
+    assert counted((BAD, GOOD), (NONE, GOOD), (BAD, GOOD), (NONE, GOOD)).not_finite == 2
+    assert counted((NONE, BAD), (GOOD, NONE), (GOOD, BAD)).failing == ("light",)
+
+
+def test_the_updates_of_a_critic_count_too():
+    state = counted((BAD, NONE), (BAD, GOOD), roles=("critic_", ""))
+    assert (state.not_finite, state.failing) == (2, ("critic",))
+    assert counted((GOOD, BAD), roles=("critic_", "")).failing == ("policy",)
 
 
 def test_a_step_in_which_every_response_is_wrong_is_flat_whatever_shaping_made_of_it():
@@ -88,3 +130,11 @@ def test_five_steps_in_a_row_that_are_not_finite_end_the_run(not_finite, ends):
         return
     with pytest.raises(TrainingError, match=f"{not_finite} steps in a row"):
         check_progress(state, pytest.fail)
+
+
+def test_a_run_that_ends_while_a_model_fails_says_so():
+    heard = []
+    check_end(counted((GOOD, BAD), (GOOD, NONE)), heard.append)
+    check_end(counted((GOOD, BAD), (GOOD, GOOD)), pytest.fail)
+    [said] = heard
+    assert "not finite and were not applied, of light:" in said

@@ -351,7 +351,7 @@ def test_stories_ask_for_their_words_and_need_a_reward_model_by_name(tmp_path):
     file.write_text('{"concepts": ["walk", "river"], "target": "She walks by the river."}\n')
     task = load_task("common_gen", path=file, grader=grade_as_zero)
     assert task.test[0].text == "Write a short story that uses these words: walk, river."
-    with pytest.raises(ConfigError, match="'reward_model' cannot take the options.*model"):
+    with pytest.raises(ConfigError, match=r"'reward_model' cannot take the options.*model"):
         load_task("common_gen", path=file)
     file.write_text('{"concepts": "walk"}\n')
     with pytest.raises(DataError, match="'concepts' is no list of words"):

@@ -75,7 +75,8 @@ def alpha_controller(settings: DiversityConfig, steps: int) -> control.Controlle
     if settings.control == "constant":
         return control.Constant(settings.alpha)
     if settings.control == "linear":
-        return control.Linear(settings.alpha, settings.alpha, settings.alpha_end, steps)
+        between = max(1, steps - 1)  # the first step has the one end, the last step the other
+        return control.Linear(settings.alpha, settings.alpha, settings.alpha_end, between)
     return control.QualityFloor(
         floor=settings.floor,
         value=settings.alpha,

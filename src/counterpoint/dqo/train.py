@@ -12,7 +12,7 @@ from torch import Tensor
 
 from counterpoint.config import DqoRecipe, of_kind
 from counterpoint.dqo.shape import Diversity, alpha_controller
-from counterpoint.errors import TrainingError
+from counterpoint.errors import ConfigError, TrainingError
 from counterpoint.policy.base import Saved
 from counterpoint.policy.critic import Critic
 from counterpoint.policy.prompting import respond
@@ -38,6 +38,8 @@ def train(
 ) -> State:
     """Train a policy from where the run directory stands to its last step; with a critic, by PPO. Returns the final state."""
     recipe = of_kind(run.recipe, DqoRecipe)
+    if not policy.config.train:
+        raise ConfigError("policy.train is false: there is nothing to train")
     questions = task.training_questions()
 
     def start() -> State:
@@ -48,7 +50,14 @@ def train(
 
     def take_step(step: int, state: State) -> tuple[Step, State]:
         batch = question_batch(questions, step, recipe.dqo.questions, recipe.run.seed)
-        return dqo_step(step, batch, policy, diversity, task, recipe, state, critic)
+        result, state = dqo_step(step, batch, policy, diversity, task, recipe, state, critic)
+        cut = result.metrics.get("embeddings_truncated", 0.0)
+        if cut and step % recipe.run.sample_every == 0:
+            warn(
+                f"step {step + 1}: the encoder cut {cut:.0f} of {recipe.dqo.questions * recipe.dqo.samples} texts, so responses "
+                "that differ only in their ends look alike; use an encoder that reads more, or diversity.part = 'answer'"
+            )
+        return result, state
 
     trained: dict[str, Saved] = {"policy": policy.speaker.policy}
     return loop(run, trained if critic is None else trained | {"critic": critic}, start, take_step, observe, warn)

@@ -1,7 +1,7 @@
 """Two-stage inference: M writes a signal, m answers with it. Training, evaluation and serving all go through here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker
 from counterpoint.rl.types import Completion, Question, SamplingParams
@@ -53,4 +53,4 @@ def answer_alone(
 
 def stopping_at(params: SamplingParams, stop: str) -> SamplingParams:
     """`params` that also stop at `stop`."""
-    return SamplingParams(params.max_tokens, params.temperature, params.top_p, params.top_k, (*params.stop, stop))
+    return replace(params, stop=(*params.stop, stop))

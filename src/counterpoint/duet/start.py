@@ -30,7 +30,10 @@ def check_room(recipe: DuetRecipe, capable: Speaker, light: Speaker, questions: 
 
 
 def start_state(recipe: DuetRecipe, capable: Speaker, questions: Sequence[Question], task: Task) -> State:
-    """λ's controller; for a floor that is a share of M alone's accuracy, it is measured, sampled as in evaluation."""
+    """λ's controller; for a floor that is a share of M alone's accuracy, it is measured, sampled as in evaluation.
+
+    Raises `TrainingError` if M alone could not be graded at all, or is never right.
+    """
     settings = recipe.control
     if settings.kind != "accuracy_floor":
         return State(controller_for(settings, floor=None))
@@ -45,6 +48,12 @@ def start_state(recipe: DuetRecipe, capable: Speaker, questions: Sequence[Questi
     accuracy = float(rewards.nanmean())
     if math.isnan(accuracy):
         raise TrainingError("M alone could not be graded on any question, so there is no accuracy to keep; check the grader")
+    if accuracy == 0:
+        raise TrainingError(
+            f"M alone is never right on the {len(asked)} training questions it was measured on, so there is no accuracy to keep, "
+            "and a floor of 0 would let λ silence it. Warm M up, take easier questions or another model, give it more tokens "
+            "(duet.max_signal_tokens, duet.max_answer_tokens), or set control.floor_of = 'absolute'"
+        )
     floor = settings.floor * accuracy
     return State(controller_for(settings, floor), floor=floor, capable_alone=accuracy)
 

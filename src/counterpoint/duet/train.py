@@ -90,7 +90,8 @@ def duet_step(
     """One joint step."""
     duet, algorithm, multiplier = recipe.duet, recipe.algorithm, state.controller.value
     torch.manual_seed(seed_for(recipe.run.seed, "update", step))
-    signal_params = SamplingParams(duet.max_signal_tokens, duet.temperature)
+    by_token = diversity is not None and diversity.by_token
+    signal_params = SamplingParams(duet.max_signal_tokens, duet.temperature, entropies=by_token)
     answer_params = SamplingParams(duet.max_answer_tokens, duet.temperature)
 
     # 1. Sample: M writes n signals a question; m answers each n_m times, and unaided where that is used.
@@ -143,7 +144,9 @@ def duet_step(
     rate = scheduled(algorithm, step, recipe.run.steps)
     if capable.config.train:
         penalties_Q_G = lengths_Q_G / duet.length_scale
-        learned = learn(capable, signals_Q_G, shaped_Q_G, algorithm, signal_params, (aided_Q_G, penalties_Q_G, multiplier), rate)
+        bonus = state.alpha.value if by_token and state.alpha is not None else 0.0
+        separately = (aided_Q_G, penalties_Q_G, multiplier)
+        learned = learn(capable, signals_Q_G, shaped_Q_G, algorithm, signal_params, separately, rate, bonus)
         metrics |= {f"capable_{name}": value for name, value in learned.items()}
     if light.config.train:
         groups, rewards = light_groups(answers_Q_G_A, rewards_Q_G_A, duet.light_groups)

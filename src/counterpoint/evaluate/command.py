@@ -1,7 +1,7 @@
 """`counterpoint eval`: what a run trained, with every baseline, or the untrained models of a recipe."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from counterpoint.config import (
 from counterpoint.dqo.embed import load_embedder, policy_states
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.evaluate.baselines import System, capable_alone, light_alone, pair, responder
+from counterpoint.evaluate.diversity import check_packages
 from counterpoint.evaluate.plot import plot, plot_diversity
 from counterpoint.evaluate.run import (
     REFERENCE,
@@ -35,9 +36,9 @@ from counterpoint.evaluate.run import (
 )
 from counterpoint.evaluate.show import print_diversity, print_table
 from counterpoint.flops import shape_of
-from counterpoint.jobs import speaker_of, task_of
+from counterpoint.jobs import alone_recipe, speaker_of, task_of
 from counterpoint.policy.prompting import Speaker
-from counterpoint.run import Run
+from counterpoint.run import CONFIG, Run
 
 
 def evaluate(what: Sequence[str], overrides: Sequence[str], out: Path | None, quiet: bool) -> Evaluation:
@@ -47,6 +48,8 @@ def evaluate(what: Sequence[str], overrides: Sequence[str], out: Path | None, qu
     """
     first = Path(what[0])
     is_run = first.is_dir()
+    if not is_run and len(what) > 1:
+        raise ConfigError(f"{first} is no run directory; give run directories of DQO side by side, or one recipe alone")
     if is_run and overrides and out is None:
         raise ConfigError(f"--set changes what is measured; name a folder for it with --out; {first} holds the run's own")
     recipe = with_overrides(Run.open(first).recipe if is_run else load_recipe(first), overrides)
@@ -68,10 +71,7 @@ def evaluate(what: Sequence[str], overrides: Sequence[str], out: Path | None, qu
 
 
 def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Console, quiet: bool) -> Evaluation:
-    """The pair of a run with every baseline, or the models of a recipe untrained.
-
-    The baseline "M trained alone" is taken from the run directory beside it whose name ends in -alone, if it has finished.
-    """
+    """The pair of a run with every baseline, or the models of a recipe untrained; for "M trained alone" see `solo_model`."""
     task = task_of(recipe)
     frozen = {role: model.model_copy(update={"train": False}) for role, model in recipe.models.items()}
     capable, light = (speaker_of(frozen[role], task.instruction) for role in ("capable", "light"))
@@ -86,14 +86,13 @@ def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Cons
                 raise RunError(
                     f"{directory} is a run of kind {run.kind}, without a pair; evaluate the run that `counterpoint duet` made"
                 )
-            beside = directory.with_name(f"{directory.name}-alone")
-            solo = frozen["capable"].model_copy(update={"model": str(beside / "models" / "capable"), "gguf_file": None})
+            solo = solo_model(run, frozen["capable"]) if recipe.evaluation.solo else None
             speakers = Speakers(
                 initial_capable=capable,
                 initial_light=light,
                 trained_capable=speaker_of(trained_model(run, "capable", frozen["capable"]), task.instruction),
                 trained_light=speaker_of(trained_model(run, "light", frozen["light"]), task.instruction),
-                solo_capable=speaker_of(solo, task.instruction) if recipe.evaluation.solo and Path(solo.model).is_dir() else None,
+                solo_capable=speaker_of(solo, task.instruction) if solo else None,
             )
             evaluation = evaluate_pair(speakers, task, recipe, **measure)
             if speakers.solo_capable is None:
@@ -102,6 +101,39 @@ def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Cons
     if recipe.evaluation.embedder:
         print_diversity(evaluation, console)
     return evaluation
+
+
+def solo_model(run: Run, config: ModelConfig) -> ModelConfig | None:
+    """`config` for M trained alone, of the run beside the pair's whose name ends in -alone; None if none has finished.
+
+    Raises `RunError` if that run is not the baseline of this one: the pair was trained again with other settings, say.
+    """
+    beside = run.directory.with_name(f"{run.directory.name}-alone")
+    if not (beside / "models" / "capable").is_dir():
+        return None
+    other, expected = Run.open(beside), alone_recipe(of_kind(run.recipe, DuetRecipe))
+    differences = differing(other.recipe.model_dump(), expected.model_dump())
+    differences = [name for name in differences if name not in ("run.name", "run.directory")]
+    if other.kind != "alone" or differences:
+        why = f"its settings differ in {', '.join(differences)}" if differences else f"it is a run of kind {other.kind}"
+        raise RunError(
+            f"{beside} is not M trained alone for the pair of {run.directory}: {why}. Move it away and train M alone again with "
+            f"`counterpoint duet {run.directory}/{CONFIG} --alone`, or measure without it: --set evaluation.solo=false "
+            "--out FOLDER"
+        )
+    return trained_model(other, "capable", config)
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], parents: str = "") -> list[str]:
+    """Dotted names of the settings that two recipes, as plain values, do not have alike."""
+    names: list[str] = []
+    for key in sorted(one.keys() | other.keys()):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            names += differing(left, right, f"{parents}{key}.")
+        elif left != right:
+            names.append(f"{parents}{key}")
+    return names
 
 
 def of_policies(directories: Sequence[Path], recipe: DqoRecipe, out: Path, console: Console, quiet: bool) -> Evaluation:
@@ -113,6 +145,8 @@ def of_policies(directories: Sequence[Path], recipe: DqoRecipe, out: Path, conso
     for directory in directories:
         run = Run.open(directory)
         policy = of_kind(run.recipe, DqoRecipe).policy
+        if run.recipe.run.name in systems:
+            raise ConfigError(f"{directory}: there is a {run.recipe.run.name} in the table already; name the runs differently")
         systems[run.recipe.run.name] = responder(speaker_of(trained_model(run, "policy", policy), task.instruction))
     measures = measures_of(recipe, start, start)
     with progress(console, quiet) as on_progress:
@@ -129,6 +163,8 @@ def measures_of(recipe: Recipe, capable: Speaker, light: Speaker) -> Measures:
     name = recipe.evaluation.embedder
     if name is None and isinstance(recipe, DqoRecipe):
         name = recipe.diversity.embedder
+    if name is not None:
+        check_packages()
     if name == "policy":
         return Measures(shapes, policy_states(capable.policy))
     return Measures(shapes, load_embedder(name) if name else None)

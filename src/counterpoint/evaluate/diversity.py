@@ -243,6 +243,12 @@ def _empty_as_one(embeddings_G_D: Tensor) -> Tensor:
     return torch.cat([vectors, empty.double()], dim=-1)
 
 
+def check_packages() -> None:
+    """Raise `ConfigError` now, not after hours of sampling, if a package that the measures need is not installed."""
+    for module in ("sacrebleu.metrics", "rouge_score.tokenize"):
+        _required(module)
+
+
 def _required(module: str) -> Any:
     """A module of the `eval` extra, imported. Raises `ConfigError` that names the extra where it is not installed."""
     try:

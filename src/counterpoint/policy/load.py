@@ -89,7 +89,9 @@ def loading(config: ModelConfig) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(f"cannot load {config.model} as a causal language model: {error}") from error
+        # a misspelt directory with one slash in it was taken for a hub name
+        nowhere = "" if Path(resolve_model(config.model)).is_dir() else f" (there is no directory {config.model} here either)"
+        raise ModelError(f"cannot load {config.model} as a causal language model{nowhere}: {error}") from error
 
 
 def check_files(source: str, config: ModelConfig) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from counterpoint.config import AlgorithmConfig, ModelConfig
 from counterpoint.dqo import shaping
+from counterpoint.errors import TrainingError
 from counterpoint.policy.base import Policy
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.advantages import advantages, has_spread, separately_normalised
@@ -52,10 +53,12 @@ def learn(
             rewards = rewards - penalty
             separately = (separately[0] - penalty, *separately[1:]) if separately else None
     if algorithm.advantage != "separate":
-        advantage = advantages(algorithm.advantage, rewards)
         # the baseline of reinforce_pp is the batch's: a group that ties still teaches, a batch that ties does not
         in_batch = algorithm.advantage == "reinforce_pp"
         spread = has_spread(rewards.reshape(1, -1)).expand(len(rewards)) if in_batch else has_spread(rewards)
+        # where the grader left one sample of the batch, it ties with itself
+        alone = in_batch and rewards.numel() == 1
+        advantage = torch.zeros_like(rewards) if alone else advantages(algorithm.advantage, rewards)
     else:
         quality, penalties, strength = separately or (rewards, torch.zeros_like(rewards), 0.0)
         advantage = separately_normalised(quality, penalties, strength)
@@ -82,15 +85,25 @@ def with_entropy_bonus(completions: Sequence[Completion], advantages: Sequence[f
     """The advantage of each token of each completion, more where the policy was uncertain."""
     rows = []
     for completion, advantage in zip(completions, advantages, strict=True):
-        entropies = torch.tensor(completion.entropies or (0.0,) * len(completion.tokens))
+        if completion.entropies is None:
+            raise ValueError("an entropy bonus needs completions with their entropies; sample with SamplingParams.entropies")
+        entropies = torch.tensor(completion.entropies)
         rows.append(tuple(shaping.entropy_bonus(torch.full_like(entropies, advantage), entropies, alpha).tolist()))
     return rows
 
 
 def reference_of(learner: Learner, completions: Sequence[Completion], temperature: float) -> list[tuple[float, ...]] | None:
-    """Log-probabilities of the completions' tokens under the learner's reference; None where no KL term holds it to one."""
-    if not learner.config.kl_coefficient or learner.reference is None:
+    """Log-probabilities of the completions' tokens under the learner's reference; None where no KL term holds it to one.
+
+    Raises `TrainingError` for a KL term without a reference: leaving it out would train something else than was asked for.
+    """
+    if not learner.config.kl_coefficient:
         return None
+    if learner.reference is None:
+        raise TrainingError(
+            f"kl_coefficient is {learner.config.kl_coefficient} and the learner of {learner.config.model} has no reference to be "
+            "held to; give it one, Learner(speaker, config, policy.reference()), or set kl_coefficient to 0"
+        )
     return reference_logprobs(learner.reference, completions, temperature)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from counterpoint.policy.base import Saved
-from counterpoint.rl.state import State, check_progress
+from counterpoint.rl.state import State, check_end, check_progress
 from counterpoint.run import Run
 
 
@@ -50,4 +50,5 @@ def loop(
         check_progress(state, warn)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
             run.checkpoint(step + 1, trained, state.to_dict())
+    check_end(state, warn)
     return state

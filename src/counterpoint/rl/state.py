@@ -9,6 +9,7 @@ from counterpoint.rl import control
 
 FLAT_STEPS_BEFORE_WARNING = 10
 NOT_FINITE_BEFORE_STOP = 5
+SKIPPED = "skipped_updates"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class State:
     """Of the diversity term's strength in a DUET run that has one."""
     flat_steps: int = 0
     not_finite: int = 0
+    """Steps with an update that was not finite, or with nothing right after it, since every model's last update was good."""
+    failing: tuple[str, ...] = ()
+    """Models whose last update was not finite, by role."""
 
     def to_dict(self) -> dict[str, Any]:
         alpha = None if self.alpha is None else control.to_dict(self.alpha)
@@ -35,7 +39,7 @@ class State:
             "controller": control.from_dict(values["controller"]),
             "alpha": None if alpha is None else control.from_dict(alpha),
         }
-        return cls(**{**values, **controllers})
+        return cls(**{**values, **controllers, "failing": tuple(values.get("failing", ()))})
 
 
 def after(state: State, controller: control.Controller, metrics: dict[str, float], quality: float) -> State:
@@ -43,16 +47,27 @@ def after(state: State, controller: control.Controller, metrics: dict[str, float
 
     `quality` is the mean reward before any shaping. What is shaped gives groups a spread even where every response is wrong;
     such steps teach nothing but silence (lengths) or noise (diversity).
+
+    A model that its updates have broken is wrong in most steps whatever it says, so that its groups tie and no update is tried.
+    So the count of updates that were not finite outlives a step without an update, and one in which only the other model
+    learns; and a step without a right response adds to it while a model's last update was not finite.
     """
     groups = sum(value for name, value in metrics.items() if name.endswith("groups"))
     dropped = sum(value for name, value in metrics.items() if name.endswith("groups_dropped"))
-    not_finite = sum(value for name, value in metrics.items() if name.endswith("skipped_updates"))
+    skipped = {updated_model(name): value > 0 for name, value in metrics.items() if name.endswith(SKIPPED)}
+    failing = {role for role in state.failing if skipped.get(role, True)} | {role for role, bad in skipped.items() if bad}
     return replace(
         state,
         controller=controller,
         flat_steps=state.flat_steps + 1 if dropped == groups or quality == 0 else 0,
-        not_finite=state.not_finite + 1 if not_finite else 0,
+        not_finite=state.not_finite + (any(skipped.values()) or quality == 0) if failing else 0,
+        failing=tuple(sorted(failing)),
     )
+
+
+def updated_model(metric: str) -> str:
+    """Whose updates a metric such as `capable_skipped_updates` counts: the role before its name, DQO's policy where none is."""
+    return metric.removesuffix(SKIPPED).rstrip("_") or "policy"
 
 
 def check_progress(state: State, warn: Callable[[str], None]) -> None:
@@ -66,10 +81,20 @@ def check_progress(state: State, warn: Callable[[str], None]) -> None:
     check_finite(state.not_finite)
 
 
+def check_end(state: State, warn: Callable[[str], None]) -> None:
+    """Warn when a run ends with a model whose last update was not finite: too late to stop, and it may be broken."""
+    if state.failing:
+        warn(
+            f"the run ends with updates that were not finite and were not applied, of {' and '.join(state.failing)}: what they "
+            "were to change may be broken. Look at metrics.jsonl for what grew; if accuracy fell, train again with a lower "
+            "learning rate or float32"
+        )
+
+
 def check_finite(not_finite: int) -> None:
-    """Stop after so many steps in a row with an update that was not finite."""
+    """Stop after so many steps with an update that was not finite; the caller says between which good ones it counts."""
     if not_finite >= NOT_FINITE_BEFORE_STOP:
         raise TrainingError(
-            f"{not_finite} steps in a row had a loss or gradient that is not finite; it was not applied. Lower the "
-            "learning rate, use float32, or look at the last entries of metrics.jsonl for what grew"
+            f"{not_finite} steps in a row had a loss or gradient that is not finite and was not applied, or no right response "
+            "after it. Lower the learning rate, use float32, or look at the last entries of metrics.jsonl for what grew"
         )

@@ -72,7 +72,7 @@ def grade_one_by_one(
                 raise GraderError(
                     f"Grader {grader_name(grader)} failed on question {question.id!r}: {cause(error)}. "
                     f"The response starts {response[:200]!r}. Mend the grader, or choose to skip such examples "
-                    '(on_error = "skip").'
+                    '(task.on_grader_error = "skip").'
                 ) from error
             rewards.append(None)
         else:

@@ -1,0 +1,386 @@
+"""DQO's step by hand, and the loop around it: who learns from what, what leaves a step, and what a resumed run repeats."""
+
+import math
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+
+from counterpoint.config import DiversityConfig
+from counterpoint.dqo.embed import Embedder
+from counterpoint.dqo.shape import Diversity, alpha_controller, load_diversity
+from counterpoint.dqo.train import dqo_step
+from counterpoint.errors import ConfigError, DataError, TrainingError
+from counterpoint.rl.control import Constant
+from counterpoint.rl.state import State
+from counterpoint.rl.types import Question
+from counterpoint.run import Run
+from fakes import FakePolicy
+from pairs import QUESTIONS, grade_by_bytes, learner, same, tokenizer, toy_task, weights_of
+from single import dqo_recipe_in, tiny_critic, tiny_learner, trained_dqo
+
+SHAPERS = get_args(DiversityConfig.model_fields["shaper"].annotation)
+VECTORS = {"x": [1.0, 0.0], "y": [0.0, 1.0]}
+
+
+class Stopped(Exception):
+    """The end of a run that a test brings about."""
+
+
+class Uncertain(FakePolicy):
+    """Says "ab" or "c", and how uncertain it was of each token where it is asked to."""
+
+    def __init__(self):
+        super().__init__(lambda prompt, i: ("ab", "c")[i])
+
+    def complete(self, prompt, i, params):
+        said = super().complete(prompt, i, params)
+        return replace(said, entropies=((0.1, 2.0), (1.0,))[i]) if params.entropies else said
+
+
+class Heard(FakePolicy):
+    """Remembers how it was asked, and the learning rates it was told."""
+
+    def __init__(self, reply=lambda prompt, i: f"reply {i}"):
+        super().__init__(reply)
+        self.asked, self.rates = [], []
+
+    def sample(self, prompts, n, params, seed):
+        self.asked += [(tokenizer().decode(list(prompt)), n, params) for prompt in prompts]
+        return super().sample(prompts, n, params, seed)
+
+    def update(self, data, loss, learning_rate, optimizer_steps=1):
+        self.rates.append(learning_rate)
+        return super().update(data, loss, learning_rate, optimizer_steps)
+
+
+def fake(recipe, policy=None):
+    return learner(policy or Heard(), recipe.policy)
+
+
+def one_step(recipe, policy, diversity=None, task=None, alpha=None, step=0, count=2, critic=None):
+    diversity = diversity or load_diversity(recipe.diversity, policy.speaker.policy)
+    state = State(Constant(recipe.diversity.alpha if alpha is None else alpha))
+    return dqo_step(step, QUESTIONS[:count], policy, diversity, task or toy_task(), recipe, state, critic)
+
+
+def broken_on(question_id):
+    def grade(questions, responses):
+        if any(question.id == question_id for question in questions):
+            raise ValueError("cannot read this")
+        return grade_by_bytes(questions, responses)
+
+    return toy_task(grade)
+
+
+# --- a step by hand
+
+
+def test_a_step_by_hand(tmp_path):
+    """Two say x, which is right, one says y, which is not. det(L + I) is 6; without an x 4, without the y 3."""
+    recipe = dqo_recipe_in(tmp_path, dqo={"questions": 1, "samples": 3}, diversity={"alpha": 0.5})
+    policy = fake(recipe, Heard(lambda prompt, i: "xxy"[i]))
+    diversity = Diversity(recipe.diversity, Embedder(lambda texts: [VECTORS[text] for text in texts]))
+    task = toy_task(lambda questions, responses: [float(response == "x") for response in responses])
+    result, state = one_step(recipe, policy, diversity, task, count=1)
+
+    shaped = [1 + 0.5 * math.log(6 / 4)] * 2 + [0.5 * math.log(6 / 3)]
+    baseline = sum(shaped) / 3
+    [data] = policy.speaker.policy.seen
+    assert [bytes(datum.tokens).decode() for datum in data] == ["x", "x", "y"]
+    assert [datum.advantages for datum in data] == [pytest.approx((reward - baseline,)) for reward in shaped]
+    assert result.samples == [
+        {
+            "question": "q0",
+            "text": "0+1",
+            "reference": "1",
+            "responses": ["x", "x", "y"],
+            "rewards": [1.0, 1.0, 0.0],
+            "shaped": pytest.approx(shaped),
+        }
+    ]
+    shown = result.metrics
+    assert shown["reward"] == pytest.approx(2 / 3)
+    assert shown["shaped_reward"] == pytest.approx(baseline)
+    assert shown["diversity_reward"] == pytest.approx(baseline - 2 / 3)
+    assert shown["log_det"] == pytest.approx(math.log(6))
+    assert (shown["alpha"], shown["response_tokens"], shown["responses_unfinished"]) == (0.5, 1, 0)
+    assert (shown["embeddings_truncated"], shown["responses_empty"], shown["gradings_skipped"]) == (0, 0, 0)
+    assert state.controller == Constant(0.5)
+
+
+def test_a_question_is_asked_k_times_in_the_models_own_way(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, dqo={"temperature": 0.7})
+    policy = fake(recipe)
+    one_step(recipe, policy)
+    asked = policy.speaker.policy.asked
+    assert [(prompt, n) for prompt, n, _ in asked] == [(f"<|user|>{q.text}<|assistant|>", 4) for q in QUESTIONS[:2]]
+    assert {(params.max_tokens, params.temperature, params.entropies) for _, _, params in asked} == {(8, 0.7, False)}
+
+
+def test_what_a_response_cost_and_what_was_cut_off_or_empty_is_counted(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, dqo={"samples": 3, "max_tokens": 4})
+    result, _ = one_step(recipe, fake(recipe, Heard(lambda prompt, i: ("ab", "abcdef", "")[i])))
+    assert result.metrics["response_tokens"] == (2 + 4 + 0) / 3
+    assert result.metrics["responses_unfinished"] == pytest.approx(1 / 3)
+    assert result.metrics["responses_empty"] == 2  # one of each of two questions
+
+
+def test_the_learning_rate_follows_its_schedule(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 4}, algorithm={"schedule": "linear"})
+    policy, _, _ = trained_dqo(recipe, fake(recipe))
+    assert policy.speaker.policy.rates == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
+
+
+# --- shapers
+
+
+@pytest.mark.parametrize("shaper", SHAPERS)
+def test_every_shaper_takes_a_step(tmp_path, shaper):
+    options = {"threshold": 0.1} if shaper == "darling" else {}  # what random weights say is never nearly alike
+    recipe = dqo_recipe_in(tmp_path, diversity={"shaper": shaper, "alpha": 0.5, "options": options})
+    policy = tiny_learner(recipe)
+    before = weights_of(policy)
+    result, _ = one_step(recipe, policy)
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert not all(torch.equal(before[name], weight) for name, weight in weights_of(policy).items())
+    unchanged = result.metrics["shaped_reward"] == pytest.approx(result.metrics["reward"])
+    assert unchanged == (shaper in ("none", "entropy"))
+
+
+def test_a_policys_own_states_move_with_it(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, diversity={"embedder": "policy"})
+    policy = tiny_learner(recipe)
+    diversity = load_diversity(recipe.diversity, policy.speaker.policy)
+    before = diversity.embedder(["1+2"]).vectors
+    one_step(recipe, policy, diversity)
+    assert not torch.equal(diversity.embedder(["1+2"]).vectors, before)
+
+
+@pytest.mark.parametrize(
+    ("shaper", "options", "says"),
+    [
+        ("dqo", {"kernle": "rbf"}, "dqo takes no 'kernle'; it takes kernel, parameter, quality_temperature"),
+        ("dqo", {"alpha": 2.0}, "dqo takes no 'alpha'"),
+        ("none", {"k": 4}, "none takes no 'k'; it takes no options"),
+        ("entropy", {"kappa": 4}, "entropy takes no 'kappa'; it takes no options"),
+        ("pass_at_k", {"kernel": "rbf"}, "pass_at_k takes no 'kernel'; it takes k"),
+    ],
+)
+def test_an_option_that_the_shaper_does_not_take_is_refused_by_name(tmp_path, shaper, options, says):
+    recipe = dqo_recipe_in(tmp_path, diversity={"shaper": shaper, "options": options})
+    with pytest.raises(ConfigError, match=f"diversity.options: the shaper {says}"):
+        load_diversity(recipe.diversity, FakePolicy())
+
+
+def test_options_reach_the_shaper(tmp_path):
+    wrong = toy_task(lambda questions, responses: [0.0, 1.0, 1.0, 0.0] * len(questions[::4]))
+    recipe = dqo_recipe_in(tmp_path, diversity={"options": {"correct_only": True}})
+    result, _ = one_step(recipe, fake(recipe), task=wrong)
+    for row in result.samples:
+        assert [shaped > reward for shaped, reward in zip(row["shaped"], row["rewards"], strict=True)] == [
+            False,
+            True,
+            True,
+            False,
+        ]
+
+
+def test_only_the_part_that_is_named_is_embedded(tmp_path):
+    said = ["<think>a</think>7", "<think>b</think>7"]
+    seen = {}
+    for part in ("response", "reasoning", "answer"):
+        recipe = dqo_recipe_in(tmp_path, dqo={"samples": 2, "max_tokens": 30}, diversity={"part": part})
+        texts = seen.setdefault(part, [])
+
+        def encode(different, texts=texts):
+            texts += different
+            return torch.eye(len(different))
+
+        one_step(recipe, fake(recipe, Heard(lambda prompt, i: said[i])), Diversity(recipe.diversity, Embedder(encode)))
+    assert seen["response"] == said
+    assert seen["answer"] == ["7"]
+    assert [text.removeprefix("<think>") for text in seen["reasoning"]] == ["a", "b"]
+
+
+def test_the_entropy_shaper_pays_uncertain_tokens_and_turns_no_advantage_around(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, dqo={"samples": 2}, diversity={"shaper": "entropy", "alpha": 0.4})
+    task = toy_task(lambda questions, responses: [float(response == "ab") for response in responses])
+    policy = fake(recipe, Uncertain())
+    result, _ = one_step(recipe, policy, task=task, count=1)
+    [data] = policy.speaker.policy.seen
+    # advantages of ±0.5; a bonus of 0.4 · H, at most half of the advantage
+    assert [datum.advantages for datum in data] == [pytest.approx((0.5 + 0.04, 0.5 + 0.25)), pytest.approx((-0.5 + 0.25,))]
+    assert result.metrics["shaped_reward"] == result.metrics["reward"] == 0.5
+
+
+def test_the_entropy_shaper_needs_a_policy_that_says_its_entropies(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, diversity={"shaper": "entropy"})
+    with pytest.raises(ValueError, match="entropies"):
+        one_step(recipe, fake(recipe))
+
+
+# --- α
+
+
+def alphas(metrics):
+    return [record["alpha"] for record in metrics]
+
+
+def test_alpha_stays_or_goes_in_a_line_to_its_end_at_the_last_step(tmp_path):
+    for control, expected in (("constant", [2.0] * 5), ("linear", [2.0, 1.75, 1.5, 1.25, 1.0])):
+        chosen = {"control": control, "alpha": 2.0, "alpha_end": 1.0}
+        recipe = dqo_recipe_in(tmp_path / control, run={"steps": 5}, diversity=chosen)
+        _, metrics, _ = trained_dqo(recipe, fake(recipe))
+        assert alphas(metrics) == pytest.approx(expected)
+
+
+def test_a_line_of_one_step_is_its_start():
+    settings = DiversityConfig.model_validate({"control": "linear", "alpha": 2.0, "alpha_end": 1.0})
+    assert alpha_controller(settings, 1).value == 2.0
+
+
+@pytest.mark.parametrize(("floor", "moves"), [(0.3, [1.0, 1.1, 1.2, 1.3]), (0.9, [1.0, 0.0, 0.0, 0.0])])
+def test_a_floor_of_quality_raises_alpha_above_it_and_switches_it_off_below(tmp_path, floor, moves):
+    """Every second response is right: a mean reward of 0.5."""
+    chosen = {"control": "quality_floor", "floor": floor, "rate": 0.1, "tolerance": 0.1, "alpha": 1.0}
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 4}, diversity=chosen)
+    task = toy_task(lambda questions, responses: [float(i % 2) for i in range(len(responses))])
+    _, metrics, state = trained_dqo(recipe, fake(recipe), task=task)
+    assert alphas(metrics) == pytest.approx(moves)
+    assert {record["floor"] for record in metrics} == {floor}
+    assert (state.floor, state.controller.floor) == (floor, floor)
+
+
+def test_without_a_floor_none_is_logged(tmp_path):
+    recipe = dqo_recipe_in(tmp_path)
+    assert "floor" not in trained_dqo(recipe, fake(recipe))[1][0]
+
+
+# --- a critic
+
+
+def test_with_a_critic_the_policy_rests_while_the_critic_warms_up(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, critic={"warmup_steps": 2, "learning_rate": 1e-2})
+    policy, critic = tiny_learner(recipe), tiny_critic()
+    before = weights_of(policy)
+    moved, values = [], []
+
+    def observe(step, metrics, samples):
+        moved.append(not all(torch.equal(before[name], weight) for name, weight in weights_of(policy).items()))
+        values.append(critic.head.bias.item())
+
+    _, metrics, _ = trained_dqo(recipe, policy, critic, observe=observe)
+    assert moved == [False, False, True]
+    assert len({0.0, *values}) == 4  # the critic moves in every step
+    assert ["grad_norm" in record for record in metrics] == [False, False, True]
+    assert all("critic_value_loss" in record for record in metrics)
+
+
+def test_a_critic_is_paid_the_shaped_rewards(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, critic={"warmup_steps": 0, "lam": 1.0})
+    told = []
+
+    class FakeCritic:
+        def values(self, data):
+            return [(0.0,) * len(datum.tokens) for datum in data]
+
+        def update(self, data, returns, *rest):
+            told.extend(returns)
+            return {"skipped_updates": 0.0}
+
+    result, _ = one_step(recipe, fake(recipe), critic=FakeCritic())
+    assert [row[-1] for row in told] == pytest.approx([reward for row in result.samples for reward in row["shaped"]])
+
+
+# --- what goes wrong
+
+
+def test_a_question_that_cannot_be_graded_leaves_the_step_and_is_counted(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, task={"on_grader_error": "skip"})
+    policy = fake(recipe)
+    result, _ = one_step(recipe, policy, task=broken_on("q1"), count=3)
+    assert result.metrics["gradings_skipped"] == 4
+    assert result.metrics["groups"] == 2
+    assert [row["question"] for row in result.samples] == ["q0", "q2"]
+    learned = {tokenizer().decode(list(datum.prompt)) for datum in policy.speaker.policy.seen[0]}
+    assert learned == {f"<|user|>{QUESTIONS[i].text}<|assistant|>" for i in (0, 2)}
+
+
+def test_a_step_in_which_nothing_can_be_graded_ends_the_run(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, task={"on_grader_error": "skip"})
+    with pytest.raises(TrainingError, match=r"step 1: no question could be graded \(8 gradings skipped\)"):
+        one_step(recipe, fake(recipe), task=toy_task(lambda questions, responses: 1 / 0))
+
+
+def test_a_question_that_is_too_long_is_found_before_the_first_step(tmp_path):
+    task = toy_task(questions=[*QUESTIONS, Question("long", "?" * 300, "x")])
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 1})
+    with pytest.raises(DataError, match=r"question long: its prompt of \d+ tokens"):
+        trained_dqo(recipe, fake(recipe), task=task)
+    assert not (tmp_path / "trial" / "metrics.jsonl").exists()
+
+
+def test_a_frozen_policy_is_an_error(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, policy={"train": False})
+    with pytest.raises(ConfigError, match=r"policy\.train is false"):
+        trained_dqo(recipe, fake(recipe))
+
+
+def test_steps_in_which_all_are_wrong_bring_a_warning_though_diversity_is_paid(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 10})
+    warnings = []
+    trained_dqo(
+        recipe, fake(recipe), task=toy_task(lambda questions, responses: [0.0] * len(responses)), warn=warnings.append
+    )
+    assert len(warnings) == 1
+
+
+# --- what a resumed run repeats
+
+FLOOR = {"control": "quality_floor", "floor": 0.45, "rate": 0.2, "tolerance": 0.2}
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"diversity": FLOOR, "policy": {"kl_coefficient": 0.01}},
+        {"diversity": {"control": "linear", "embedder": "policy"}},
+        {"diversity": {"shaper": "entropy", "alpha": 0.4}},
+        {"diversity": FLOOR, "critic": {"warmup_steps": 2, "learning_rate": 1e-2}},
+    ],
+    ids=["quality_floor", "linear", "entropy", "critic"],
+)
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_a_run_that_was_interrupted_and_resumed_equals_an_unbroken_one(tmp_path, chosen, stop_at):
+    def critic():
+        return tiny_critic() if "critic" in chosen else None
+
+    unbroken_critic, resumed_critic = critic(), critic()
+    recipe = dqo_recipe_in(tmp_path / "unbroken", run={"steps": 5}, **chosen)
+    unbroken, expected, final = trained_dqo(recipe, critic=unbroken_critic)
+
+    def observe(step, metrics, samples):
+        if step == stop_at:
+            raise Stopped
+
+    recipe = dqo_recipe_in(tmp_path / "broken", run={"steps": 5}, **chosen)
+    with pytest.raises(Stopped):
+        trained_dqo(recipe, critic=critic(), observe=observe)
+    run = Run.open(tmp_path / "broken" / "trial")
+    resumed, metrics, state = trained_dqo(recipe, critic=resumed_critic, run=run)
+    assert metrics == expected
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5]
+    assert state == final
+    assert same(unbroken, resumed)
+    if unbroken_critic is not None:
+        assert torch.equal(unbroken_critic.head.weight, resumed_critic.head.weight)
+    samples = [(tmp_path / name / "trial" / "samples.jsonl").read_text() for name in ("unbroken", "broken")]
+    assert samples[0] == samples[1]
+
+
+def test_alpha_moves_in_the_runs_that_are_compared(tmp_path):
+    """Else the tests above would show nothing of its controller."""
+    _, metrics, _ = trained_dqo(dqo_recipe_in(tmp_path, run={"steps": 5}, diversity=FLOOR))
+    assert len(set(alphas(metrics))) > 2

@@ -1,0 +1,107 @@
+"""`counterpoint eval`: what a command line turns into, for runs of DQO."""
+
+import json
+
+import pytest
+from matplotlib.image import imread
+
+from counterpoint import jobs
+from counterpoint.cli import main, screens
+from counterpoint.errors import ConfigError, RunError
+from counterpoint.evaluate.command import evaluate
+from counterpoint.evaluate.run import EVALUATION, SAMPLES, Evaluation
+from counterpoint.run import Run
+from pairs import recipe_in, tiny_policy
+from single import dqo_recipe_in
+
+MEASURES = {"different_correct", "distinct_2", "self_bleu_diversity", "mean_pairwise_distance", "vendi_score", "log_det"}
+
+
+def recipe_for(directory, model, name, **diversity):
+    return dqo_recipe_in(
+        directory,
+        run={"name": name, "steps": 1},
+        task={"name": "arithmetic", "train_limit": 8, "test_limit": 8},
+        policy={"model": str(model)},
+        diversity=diversity,
+        evaluation={"questions": 4, "samples": 3, "pass_at": [1, 3], "batch": 4, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two finished runs from one start: by DQO, and without diversity."""
+    pytest.importorskip("sacrebleu")
+    folder = tmp_path_factory.mktemp("runs")
+    tiny_policy(context_length=64).save(folder / "model")
+    for name, shaper in (("mine", "dqo"), ("plain", "none")):
+        jobs.dqo(Run.create(recipe_for(folder, folder / "model", name, shaper=shaper), "dqo"), screens(True))
+    return folder / "mine", folder / "plain"
+
+
+def test_runs_are_measured_side_by_side_from_where_they_started(runs, capsys):
+    assert main(["eval", *map(str, runs), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    evaluation = Evaluation.from_json((runs[0] / EVALUATION).read_text())
+    assert list(evaluation.systems) == ["start", "mine", "plain"]
+    assert evaluation.task == "arithmetic"
+    for name, result in evaluation.systems.items():
+        assert set(result.diversity) >= MEASURES
+        assert all(e.low <= e.value <= e.high for e in result.diversity.values())
+        assert 0 < result.capable_output_tokens <= 8
+        assert result.accuracy_difference is not None
+        [line] = [line for line in said.splitlines() if line.startswith(f" {name} ")]
+        assert len(line) <= 110
+        assert "…" not in line
+    assert evaluation.systems["start"].token_share == 1.0
+    rows = [json.loads(line) for line in (runs[0] / SAMPLES).read_text().splitlines()]
+    assert len(rows) == 3 * 4 * 3
+    assert imread(runs[0] / "evaluation.png").shape[:2] == (750, 1200)
+    assert not (runs[1] / EVALUATION).exists()
+
+
+def test_measures_are_of_what_was_trained(runs, tmp_path):
+    """At a temperature of 0 a policy says one thing, and what one step changed shows in the file of samples."""
+    evaluate(
+        [str(run) for run in runs],
+        ["evaluation.temperature=0", "evaluation.samples=2", "evaluation.pass_at=[1]"],
+        tmp_path,
+        quiet=True,
+    )
+    evaluation = Evaluation.from_json((tmp_path / EVALUATION).read_text())
+    assert all(result.diversity["mean_pairwise_distance"].value == 0 for result in evaluation.systems.values())
+    said = {}
+    for row in map(json.loads, (tmp_path / SAMPLES).read_text().splitlines()):
+        said.setdefault(row["system"], []).append(row["response"])
+    assert said["start"] != said["mine"]
+
+
+def test_a_recipe_is_measured_untrained(runs, capsys):
+    assert main(["eval", str(runs[0] / "config.toml"), "--quiet"]) == 0
+    folder = runs[0].with_name("mine-untrained")
+    assert list(json.loads((folder / EVALUATION).read_text())["systems"]) == ["start"]
+    assert str(folder) in capsys.readouterr().out
+
+
+def test_two_runs_of_one_name_are_refused(runs, tmp_path):
+    with pytest.raises(ConfigError, match="there is a mine in the table already"):
+        evaluate([str(runs[0]), str(runs[0])], [], tmp_path, quiet=True)
+
+
+def test_recipes_side_by_side_are_refused(runs, tmp_path):
+    with pytest.raises(ConfigError, match="is no run directory"):
+        evaluate([str(runs[0] / "config.toml"), str(runs[1])], [], tmp_path, quiet=True)
+
+
+def test_a_run_that_has_not_finished_is_named(runs, tmp_path):
+    Run.create(recipe_for(tmp_path, runs[0].parent / "model", "begun"), "dqo").close()
+    with pytest.raises(RunError, match=r"begun has no trained policy model yet; finish it with: counterpoint resume"):
+        evaluate([str(runs[0]), str(tmp_path / "begun")], [], tmp_path, quiet=True)
+
+
+def test_runs_of_duet_are_measured_one_at_a_time(runs, tmp_path):
+    Run.create(recipe_in(tmp_path), "duet").close()
+    with pytest.raises(ConfigError, match="one at a time"):
+        evaluate([str(tmp_path / "trial"), str(runs[0])], [], None, quiet=True)
+    with pytest.raises(ConfigError, match="trial is a recipe for `counterpoint duet`"):
+        evaluate([str(runs[0]), str(tmp_path / "trial")], [], tmp_path, quiet=True)
