@@ -88,9 +88,11 @@ def main() -> None:
     for verb, phase in (("sample", "sample"), ("update", "update")):
         setattr(learner.speaker.policy, verb, watch.timed(phase, getattr(learner.speaker.policy, verb)))
     steps: list[dict[str, Any]] = []
+    kinds = [timed_diversity(shaper, recipe, learner, watch) for shaper in ("none", "dqo")]
     for pair in range(options.pairs + 1):
-        for shaper in ("none", "dqo"):
-            row = {"shaper": shaper, **one_step(pair, shaper, recipe if pair else short(recipe), learner, task, watch)}
+        for kind in kinds:
+            shaper = kind.settings.shaper
+            row = {"shaper": shaper, **one_step(pair, recipe if pair else short(recipe), learner, task, kind)}
             print(f"{'warm-up' if pair == 0 else f'pair {pair}'}, {shaper}: {row['total']:.1f} s", flush=True)
             if pair:
                 steps.append(row)
@@ -140,21 +142,24 @@ def with_spread(task: Task) -> Task:
     return replace(task, grade=grade)
 
 
-def one_step(step: int, shaper: str, recipe: DqoRecipe, learner: Learner, task: Task, watch: Stopwatch) -> dict[str, Any]:
-    """Seconds of a step by phase, and DQO's share; the same questions and seeds with every shaper."""
+def timed_diversity(shaper: str, recipe: DqoRecipe, learner: Learner, watch: Stopwatch) -> TimedDiversity:
     settings = recipe.diversity.model_copy(update={"shaper": shaper})
     loaded = load_diversity(settings, learner.speaker.policy)
     embedder: Any = None if loaded.embedder is None else watch.timed("embed", loaded.embedder)
-    diversity = TimedDiversity(settings, embedder, watch)
+    return TimedDiversity(settings, embedder, watch)
+
+
+def one_step(step: int, recipe: DqoRecipe, learner: Learner, task: Task, diversity: TimedDiversity) -> dict[str, Any]:
+    """Seconds of a step by phase, and DQO's share; the same questions and seeds with every shaper."""
+    watch, settings, size = diversity.watch, diversity.settings, recipe.dqo.questions
     recipe = recipe.model_copy(update={"diversity": settings})
-    size = recipe.dqo.questions
     batch, state = task.train[step * size : (step + 1) * size], State(alpha_controller(settings, recipe.run.steps))
     watch.seconds.clear()
     began = watch.now()
     taken, _ = dqo_step(step, batch, learner, diversity, task, recipe, state)
     seconds = dict(watch.seconds) | {"total": watch.now() - began}
     embed, shape = seconds.get("embed", 0.0), seconds.pop("shape")
-    added = embed + (shape - embed if shaper == "dqo" else 0.0)
+    added = embed + (shape - embed if settings.shaper == "dqo" else 0.0)
     grpo = seconds["total"] - added
     parts = {"embed": embed, "determinants": added - embed, "rest": grpo - seconds["sample"] - seconds["update"]}
     return seconds | parts | {"share": added / grpo, "response_tokens": taken.metrics["response_tokens"]}

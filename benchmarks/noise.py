@@ -10,14 +10,15 @@ noise trains from one start with every variant, in two worlds:
 - `half breaks`: half of all noise (a hash of it decides, which no policy can learn) makes the response wrong.
 
 What the formulas say. Let noise that breaks the answer with probability p lift a response's term from d to D, for k responses
-at most from log(1 + 1/k) to log 2. It pays
+at most from log(1 + 1/k) to log 2. Against a response that is right without noise it then pays, about,
 
     plain dqo        where p < α · (D − d): wrong responses are paid for being different, too
     correct_only     where p < α · (D − d) / (1 + α · D): only what stays right is paid
-    quality_weighted between the two: near correct_only for temperatures far below 1, near plain for those above 1
+    quality_weighted between the two: near correct_only for temperatures far below 1, near plain for those far above
 
 so the cures make noise dearer, and cannot see noise that costs nothing: at p = 0 all three pay it alike. What helps there is to
-embed the answer alone. Prints medians and all seeds; writes benchmarks/results/noise-cpu.json and docs/noise.png.
+embed the answer alone, and then with correct_only, or wrong answers are what differs. Three seeds take three minutes of one
+thread. Prints medians and all seeds; writes benchmarks/results/noise-cpu.json and docs/noise.png.
 """
 
 import argparse

@@ -331,9 +331,7 @@ def test_a_frozen_policy_is_an_error(tmp_path):
 def test_steps_in_which_all_are_wrong_bring_a_warning_though_diversity_is_paid(tmp_path):
     recipe = dqo_recipe_in(tmp_path, run={"steps": 10})
     warnings = []
-    trained_dqo(
-        recipe, fake(recipe), task=toy_task(lambda questions, responses: [0.0] * len(responses)), warn=warnings.append
-    )
+    trained_dqo(recipe, fake(recipe), task=toy_task(lambda questions, responses: [0.0] * len(responses)), warn=warnings.append)
     assert len(warnings) == 1
 
 
