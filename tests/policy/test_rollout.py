@@ -444,7 +444,8 @@ def test_entropies_are_those_of_one_plain_forward_pass(temperature):
 
 def test_entropies_are_said_only_where_they_are_asked_for_and_change_nothing():
     model = ending_model()
-    with_entropies, without = (sampler(model).sample(PROMPTS, 3, SamplingParams(6, entropies=wanted), 1) for wanted in (True, False))
+    params = [SamplingParams(6, entropies=wanted) for wanted in (True, False)]
+    with_entropies, without = (sampler(model).sample(PROMPTS, 3, each, 1) for each in params)
     assert tokens_of(with_entropies) == tokens_of(without)
     assert all(c.entropies is None for group in without for c in group)
 

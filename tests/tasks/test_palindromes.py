@@ -112,5 +112,11 @@ def test_more_questions_than_there_are_is_an_error():
 
 
 def test_it_takes_no_file():
-    with pytest.raises((ConfigError, DataError), match="palindromes.* takes no path"):
+    with pytest.raises((ConfigError, DataError), match=r"palindromes.* takes no path"):
         load_task("palindromes", path="somewhere.jsonl")
+
+
+def test_a_question_that_is_drawn_twice_is_there_once():
+    """Of two pairs there are few enough questions that many are drawn again."""
+    drawn = questions("train", 0, 3000, min_pairs=2, max_pairs=2)
+    assert len({question.id for question in drawn}) == len({question.text for question in drawn}) == 3000

@@ -40,6 +40,8 @@ def questions(
             continue
         generator.shuffle(letters)
         text = f"Palindrome of {' '.join(letters)}"
+        if text in seen:
+            continue
         written = sorted(half) if generator.random() < ordered else half
         seen[text] = Question(
             id=f"palindromes/{split}/{len(seen)}",
