@@ -51,8 +51,9 @@ def dqo(
 ) -> Tensor:
     """r_i + α · d_i, d_i the leave-one-out term of log det(L + I). arXiv 2509.04784.
 
-    Against noise that is appended to look diverse, two cures: `quality_temperature` weights the kernel by quality
-    (`diversity.quality_weighted`), and `correct_only` counts and pays only responses whose reward reaches `threshold`.
+    Against noise that makes a response look diverse and can cost it its reward, two cures: `quality_temperature` weights the
+    kernel by quality (`diversity.quality_weighted`), and `correct_only` counts and pays only responses whose reward reaches
+    `threshold`. Neither sees noise that the grader does not: there, embed the answer alone. benchmarks/noise.py shows both.
     """
     return samples.rewards + alpha * dqo_terms(
         samples.rewards, embedded(samples), kernel, parameter, quality_temperature, correct_only, threshold
