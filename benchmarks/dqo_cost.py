@@ -144,7 +144,7 @@ def with_spread(task: Task) -> Task:
 
 def timed_diversity(shaper: str, recipe: DqoRecipe, learner: Learner, watch: Stopwatch) -> TimedDiversity:
     settings = recipe.diversity.model_copy(update={"shaper": shaper})
-    loaded = load_diversity(settings, learner.speaker.policy)
+    loaded = load_diversity(settings, learner.speaker.policy, recipe.dqo.samples)
     embedder: Any = None if loaded.embedder is None else watch.timed("embed", loaded.embedder)
     return TimedDiversity(settings, embedder, watch)
 

@@ -36,7 +36,7 @@ def trained_dqo(
 ):
     """(policy, metrics without times, final state) of a run from where it stands to its end."""
     policy = policy or tiny_learner(recipe)
-    diversity = load_diversity(recipe.diversity, policy.speaker.policy)
+    diversity = load_diversity(recipe.diversity, policy.speaker.policy, recipe.dqo.samples)
     with run or Run.create(recipe, "dqo") as run:
         state = train(run, policy, diversity, task or toy_task(), observe, warn, critic)
     return policy, without_times(read_metrics(run.directory)), state

@@ -7,9 +7,9 @@ import pytest
 
 from counterpoint import jobs
 from counterpoint.cli import screens
-from counterpoint.config import DqoRecipe, DuetRecipe, apply_override, validate
+from counterpoint.config import apply_override, validate
 from counterpoint.errors import ConfigError
-from counterpoint.quickstart import grpo_recipe, overrides_for, quickstart
+from counterpoint.quickstart import grpo_recipe, quickstart
 from counterpoint.run import Run
 from pairs import tiny_policy
 from single import dqo_recipe_in
@@ -127,12 +127,20 @@ def test_the_baseline_differs_in_the_diversity_alone(tmp_path):
     assert baseline.model_copy(update={"run": recipe.run, "diversity": recipe.diversity}) == recipe
 
 
-def test_an_override_goes_to_the_recipe_that_has_its_section():
-    overrides = ["run.steps=2", "duet.signals=2", "dqo.samples=3", "policy.model=x", "nonsense.key=1"]
-    assert overrides_for(DuetRecipe, DqoRecipe, overrides) == ["run.steps=2", "duet.signals=2", "nonsense.key=1"]
-    assert overrides_for(DqoRecipe, DuetRecipe, overrides) == ["run.steps=2", "dqo.samples=3", "policy.model=x", "nonsense.key=1"]
+def test_an_override_goes_to_the_recipe_that_its_table_is_for(monkeypatch):
+    given = {}
+    monkeypatch.setattr("counterpoint.quickstart.duet_part", lambda overrides, *_: given.setdefault("duet", overrides))
+    monkeypatch.setattr("counterpoint.quickstart.dqo_part", lambda overrides, *_: given.setdefault("dqo", overrides))
+    overrides = ["run.steps=2", "duet.signals=2", "dqo.samples=3", "diversity.alpha=2", "nonsense.key=1"]
+    quickstart(overrides, screens(True), quiet=True)
+    assert given["duet"] == ["run.steps=2", "duet.signals=2", "nonsense.key=1"]
+    assert given["dqo"] == ["run.steps=2", "dqo.samples=3", "diversity.alpha=2", "nonsense.key=1"]
+    given.clear()
+    quickstart(["diversity.alpha=2", "task.name=gsm8k"], screens(True), quiet=True, only="duet")
+    assert given == {"duet": ["diversity.alpha=2", "task.name=gsm8k"]}
 
 
-def test_two_runs_cannot_have_one_name():
+@pytest.mark.parametrize("override", ["run.name=mine", "task.name=gsm8k", "algorithm.loss=cispo"])
+def test_what_each_run_needs_for_itself_is_not_set_for_both(override):
     with pytest.raises(ConfigError, match="needs --only duet or --only dqo"):
-        quickstart(["run.name=mine"], screens(True), quiet=True)
+        quickstart([override], screens(True), quiet=True)

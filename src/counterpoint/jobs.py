@@ -72,7 +72,7 @@ def duet(run: Run, screen: ScreenMaker) -> State:
     with run:
         task = task_of(recipe)
         capable, light = learner_of(recipe.capable, task.instruction), learner_of(recipe.light, task.instruction)
-        diversity = load_diversity(recipe.diversity, capable.speaker.policy) if recipe.diversity else None
+        diversity = load_diversity(recipe.diversity, capable.speaker.policy, recipe.duet.signals) if recipe.diversity else None
         with screen(f"DUET · {recipe.run.name}", recipe.run.steps, 0) as shown:
             state = train(run, capable, light, task, showing(shown), shown.warn, diversity=diversity)
         run.finish({"capable": capable.speaker.policy, "light": light.speaker.policy}, summary_of(state))
@@ -98,7 +98,7 @@ def dqo(run: Run, screen: ScreenMaker) -> State:
     with run:
         task = task_of(recipe)
         policy = learner_of(recipe.policy, task.instruction)
-        diversity = load_diversity(recipe.diversity, policy.speaker.policy)
+        diversity = load_diversity(recipe.diversity, policy.speaker.policy, recipe.dqo.samples)
         critic = None
         if recipe.critic is not None:
             torch.manual_seed(recipe.run.seed)  # a critic with adapters draws them

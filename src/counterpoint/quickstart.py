@@ -16,6 +16,10 @@ from counterpoint.evaluate.command import evaluate
 from counterpoint.evaluate.run import EVALUATION
 from counterpoint.run import CONFIG, Run
 
+DUET_ALONE, DQO_ALONE = {"capable", "light", "duet", "control"}, {"policy", "dqo", "critic", "diversity"}
+"""Tables that are for one of the two recipes."""
+NEEDS_ONLY = ("run.name", "task.", "algorithm.")
+"""What both recipes have, and each needs its own."""
 CONTENTS = {
     "evaluation.json": "the table above, with intervals",
     "evaluation.png": "the same as a picture",
@@ -29,16 +33,18 @@ CONTENTS = {
 def quickstart(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool = False, only: str | None = None) -> list[Path]:
     """DUET on the tiny pair, then DQO on the tiny policy, each beside its baseline; `only` does one. Returns the run directories.
 
-    An override goes to each of the two recipes that has its section. What was interrupted goes on where it stopped.
+    An override goes to the recipe that its table is for, those of `run` and `evaluation` to both. What was interrupted goes on
+    where it stopped.
     """
     began = time.monotonic()
-    if only is None and any(override.startswith("run.name") for override in overrides):
-        raise ConfigError("--set run.name needs --only duet or --only dqo: two runs cannot have one name")
+    for override in overrides if only is None else ():
+        if override.startswith(NEEDS_ONLY):
+            raise ConfigError(f"--set {override} needs --only duet or --only dqo: it cannot be meant for both runs")
     directories = []
     if only != "dqo":
-        directories.append(duet_part(overrides_for(DuetRecipe, DqoRecipe, overrides), screen, quiet))
+        directories.append(duet_part([o for o in overrides if only or section_of(o) not in DQO_ALONE], screen, quiet))
     if only != "duet":
-        directories.append(dqo_part(overrides_for(DqoRecipe, DuetRecipe, overrides), screen, quiet))
+        directories.append(dqo_part([o for o in overrides if only or section_of(o) not in DUET_ALONE], screen, quiet))
     console = Console(highlight=False, soft_wrap=True)
     places = " and ".join(str(directory) for directory in directories)
     console.print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Everything is in {places}:")
@@ -74,13 +80,9 @@ def grpo_recipe(recipe: DqoRecipe) -> DqoRecipe:
     return recipe.model_copy(update={"run": run, "diversity": diversity})
 
 
-def overrides_for(recipe: type[Any], other: type[Any], overrides: Sequence[str]) -> list[str]:
-    """The overrides whose section a recipe has; what neither has stays, for its error."""
-
-    def section(override: str) -> str:
-        return override.partition("=")[0].partition(".")[0].strip()
-
-    return [o for o in overrides if section(o) in recipe.model_fields or section(o) not in other.model_fields]
+def section_of(override: str) -> str:
+    """The table that `section.key=value` is for."""
+    return override.partition("=")[0].partition(".")[0].strip()
 
 
 def unfinished_or_new(recipe: AnyRecipe, baseline: Callable[[AnyRecipe], AnyRecipe]) -> AnyRecipe:

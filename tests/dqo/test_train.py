@@ -55,7 +55,7 @@ def fake(recipe, policy=None):
 
 
 def one_step(recipe, policy, diversity=None, task=None, alpha=None, step=0, count=2, critic=None):
-    diversity = diversity or load_diversity(recipe.diversity, policy.speaker.policy)
+    diversity = diversity or load_diversity(recipe.diversity, policy.speaker.policy, recipe.dqo.samples)
     state = State(Constant(recipe.diversity.alpha if alpha is None else alpha))
     return dqo_step(step, QUESTIONS[:count], policy, diversity, task or toy_task(), recipe, state, critic)
 
@@ -147,7 +147,7 @@ def test_every_shaper_takes_a_step(tmp_path, shaper):
 def test_a_policys_own_states_move_with_it(tmp_path):
     recipe = dqo_recipe_in(tmp_path, diversity={"embedder": "policy"})
     policy = tiny_learner(recipe)
-    diversity = load_diversity(recipe.diversity, policy.speaker.policy)
+    diversity = load_diversity(recipe.diversity, policy.speaker.policy, recipe.dqo.samples)
     before = diversity.embedder(["1+2"]).vectors
     one_step(recipe, policy, diversity)
     assert not torch.equal(diversity.embedder(["1+2"]).vectors, before)
@@ -161,12 +161,14 @@ def test_a_policys_own_states_move_with_it(tmp_path):
         ("none", {"k": 4}, "none takes no 'k'; it takes no options"),
         ("entropy", {"kappa": 4}, "entropy takes no 'kappa'; it takes no options"),
         ("pass_at_k", {"kernel": "rbf"}, "pass_at_k takes no 'kernel'; it takes k"),
+        ("pass_at_k", {"k": 99}, "pass_at_k cannot take .*group's size"),
+        ("dqo", {"kernel": "cosine"}, "dqo cannot take .*choose linear, rbf or cosine_power"),
     ],
 )
 def test_an_option_that_the_shaper_does_not_take_is_refused_by_name(tmp_path, shaper, options, says):
     recipe = dqo_recipe_in(tmp_path, diversity={"shaper": shaper, "options": options})
     with pytest.raises(ConfigError, match=f"diversity.options: the shaper {says}"):
-        load_diversity(recipe.diversity, FakePolicy())
+        load_diversity(recipe.diversity, FakePolicy(), recipe.dqo.samples)
 
 
 def test_options_reach_the_shaper(tmp_path):

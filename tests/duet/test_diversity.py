@@ -63,7 +63,7 @@ def test_signals_are_paid_for_being_different_and_then_charged_for_their_length(
 
 def test_the_entropy_shaper_pays_uncertain_tokens_of_signals(tmp_path):
     recipe = recipe_in(tmp_path, diversity={"shaper": "entropy"})
-    diversity = load_diversity(recipe.diversity, FakePolicy())
+    diversity = load_diversity(recipe.diversity, FakePolicy(), recipe.duet.signals)
     capable = Uncertain(lambda prompt, i: SIGNALS[i])
     _, _, data = step_of(recipe, diversity, capable, alpha=0.4, multiplier=0.0)
     for datum, advantage in zip(data, (1 / 3, 1 / 3, -2 / 3), strict=True):
@@ -75,7 +75,7 @@ def test_the_entropy_shaper_pays_uncertain_tokens_of_signals(tmp_path):
 def run_to_the_end(recipe, observe=lambda step, metrics, samples: None, run=None):
     """(pair, metrics without times, final state)."""
     pair = tiny_pair(recipe)
-    diversity = load_diversity(recipe.diversity, pair[0].speaker.policy)
+    diversity = load_diversity(recipe.diversity, pair[0].speaker.policy, recipe.duet.signals)
     with run or Run.create(recipe, "duet") as run:
         state = train(run, *pair, toy_task(), observe, pytest.fail, diversity=diversity)
     return pair, without_times(read_metrics(run.directory)), state

@@ -53,8 +53,8 @@ class Diversity:
         return shaped, metrics | {"diversity_reward": float((shaped - rewards_Q_G).mean())}
 
 
-def load_diversity(settings: DiversityConfig, policy: Policy) -> Diversity:
-    """What a section names, ready to use. Raises `ConfigError` for an option that the shaper does not take."""
+def load_diversity(settings: DiversityConfig, policy: Policy, group: int) -> Diversity:
+    """What a section names, ready to use on groups of so many. Raises `ConfigError` for an option that the shaper refuses."""
     known: list[str] = []
     if settings.shaper != ENTROPY:
         parameters = inspect.signature(shaping.SHAPERS[settings.shaper]).parameters
@@ -65,9 +65,20 @@ def load_diversity(settings: DiversityConfig, policy: Policy) -> Diversity:
                 f"diversity.options: the shaper {settings.shaper} takes no {name!r}; "
                 + (f"it takes {', '.join(known)}" if known else "it takes no options")
             )
+    if settings.shaper != ENTROPY:
+        try_shaper(settings, group)
     if settings.shaper not in shaping.EMBEDS:
         return Diversity(settings, None)
     return Diversity(settings, policy_states(policy) if settings.embedder == "policy" else load_embedder(settings.embedder))
+
+
+def try_shaper(settings: DiversityConfig, group: int) -> None:
+    """Shape a group of nothing, so that a value that the shaper refuses is found before the first step."""
+    nothing = shaping.Samples(torch.zeros(1, group), torch.eye(group).unsqueeze(0), torch.zeros(1, group))
+    try:
+        shaping.SHAPERS[settings.shaper](nothing, settings.alpha, **settings.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"diversity.options: the shaper {settings.shaper} cannot take {settings.options}: {error}") from error
 
 
 def alpha_controller(settings: DiversityConfig, steps: int) -> control.Controller:

@@ -40,7 +40,6 @@ from counterpoint.jobs import alone_recipe, speaker_of, task_of
 from counterpoint.policy.prompting import Speaker
 from counterpoint.run import CONFIG, Run
 
-
 NOT_OF_THE_RESULT = frozenset(
     f"run.{name}" for name in ("name", "directory", "loggers", "checkpoint_every", "keep_checkpoints", "sample_every")
 )
