@@ -24,17 +24,18 @@ from counterpoint.evaluate.run import Estimate
 
 HERE = Path(__file__).parent
 MAIN: dict[str, tuple[str, ...]] = {
-    "GRPO": ("shaper=none", "options={}"),
+    "GRPO": ("shaper=none", "control=constant", "options={}"),
     "DQO": (),
-    "DQO, quality floor": ("control=quality_floor",),
+    "DQO, quality floor": ("control=quality_floor", 'options={kernel="cosine_power", parameter=4}'),
 }
+"""With the floor, wrong responses count too: what they would cost in quality is for the floor to limit."""
 PEERS: dict[str, tuple[str, ...]] = {
-    "entropy bonus": ("shaper=entropy", "alpha=0.4", "options={}"),
-    "unlikeliness": ("shaper=unlikeliness", "alpha=0.25", "options={}"),
-    "pass@k training": ("shaper=pass_at_k", "alpha=1.0", "options={k=4}"),
-    "DRA": ("shaper=dra", "alpha=1.0", "options={}"),
-    "DARLING": ("shaper=darling", "alpha=1.0", "options={}"),
-    "mean distance": ("shaper=mean_distance", "alpha=1.0", "options={}"),
+    "entropy bonus": ("shaper=entropy", "control=constant", "alpha=0.4", "options={}"),
+    "unlikeliness": ("shaper=unlikeliness", "control=constant", "alpha=0.25", "options={}"),
+    "pass@k training": ("shaper=pass_at_k", "control=constant", "alpha=1.0", "options={k=4}"),
+    "DRA": ("shaper=dra", "control=constant", "alpha=1.0", "options={}"),
+    "DARLING": ("shaper=darling", "control=constant", "alpha=1.0", "options={}"),
+    "mean distance": ("shaper=mean_distance", "control=constant", "alpha=1.0", "options={}"),
 }
 """The strengths are those of the papers; DQO's are the recipe's."""
 MEASURES = ("different_correct", "distinct_2", "self_bleu_diversity", "mean_pairwise_distance", "vendi_score", "log_det")
@@ -76,7 +77,8 @@ def train(variant: str, seed: int, settings: tuple[str, ...], directory: Path, s
         call("resume", str(run), "--quiet")
     else:
         chosen = [f"run.seed={seed}", f"run.name={run.name}", f"run.directory={directory}"]
-        chosen += [f"diversity.{setting}" for setting in settings] + ([f"run.steps={steps}"] if steps else [])
+        chosen += [f"diversity.{setting}" for setting in settings]
+        chosen += [f"run.steps={steps}"] if steps else []
         call("dqo", "quickstart-dqo", "--quiet", *(part for setting in chosen for part in ("--set", setting)))
     print(f"{run.name}: trained", flush=True)
 
