@@ -190,3 +190,12 @@ def test_a_step_of_dqo(model):
     assert policy.sampling_flops == 5 * flops.completion_flops(shape, PROMPT_TOKENS, 12, samples=4)
     assert policy.training_flops == 20 * flops.training_flops(shape, PROMPT_TOKENS, 12)
     assert "Peak memory: " in format_plan(its_plan, width=100)
+
+
+def test_a_critic_reads_what_the_policy_writes(model):
+    values = {"policy": {"model": model}, "dqo": {"questions": 5, "samples": 4, "max_tokens": 12}, "critic": {}}
+    policy, critic = plan(DqoRecipe.model_validate(values)).models
+    assert (critic.role, critic.sampled_tokens, critic.cache) == ("critic", 0, 0)
+    assert critic.resident == policy.resident
+    assert critic.training_flops == policy.training_flops
+    assert critic.sampling_flops == 20 * flops.forward_flops(flops.shape_of(CONFIG), PROMPT_TOKENS + 12, logit_tokens=0)

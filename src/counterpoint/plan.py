@@ -1,7 +1,7 @@
 """What a recipe will take, before any GPU is taken: parameters, memory, tokens and FLOPs a step. Upper bounds, from shapes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 
 import torch
@@ -39,6 +39,8 @@ class Workload:
     output_tokens: int
     alone: float = 0.0
     """Prompts of `PROMPT_TOKENS` that are answered besides, unaided: the average over steps."""
+    writes: bool = True
+    """False for a critic, which reads what the policy wrote."""
 
     @property
     def rows(self) -> int:
@@ -98,17 +100,25 @@ class Plan:
 
 def plan(recipe: Recipe) -> Plan:
     """The plan of a recipe. Raises `ModelError` where a model's configuration cannot be read."""
-    work = workload(recipe) if isinstance(recipe, DqoRecipe) else workloads(of_kind(recipe, DuetRecipe))
-    models = tuple(plan_model(role, recipe.models[role], its_work) for role, its_work in work.items())
-    return Plan(models, gpu_memory([model.device for model in recipe.models.values()]))
+    models = dict(recipe.models)
+    if isinstance(recipe, DqoRecipe):
+        work = dqo_workloads(recipe)
+        if recipe.critic is not None:
+            changes = {"model": recipe.critic.model or recipe.policy.model, "kl_coefficient": 0.0}
+            models["critic"] = recipe.policy.model_copy(update=changes)
+    else:
+        work = duet_workloads(of_kind(recipe, DuetRecipe))
+    plans = tuple(plan_model(role, models[role], its_work) for role, its_work in work.items())
+    return Plan(plans, gpu_memory([model.device for model in models.values()]))
 
 
-def workload(recipe: DqoRecipe) -> dict[str, Workload]:
-    """What a DQO step asks of its model. The encoder of the diversity term is not in it."""
-    return {"policy": Workload(recipe.dqo.questions, recipe.dqo.samples, PROMPT_TOKENS, recipe.dqo.max_tokens)}
+def dqo_workloads(recipe: DqoRecipe) -> dict[str, Workload]:
+    """What a DQO step asks of its policy, and of a critic. The encoder of the diversity term is not in it."""
+    work = Workload(recipe.dqo.questions, recipe.dqo.samples, PROMPT_TOKENS, recipe.dqo.max_tokens)
+    return {"policy": work} | ({"critic": replace(work, writes=False)} if recipe.critic else {})
 
 
-def workloads(recipe: DuetRecipe) -> dict[str, Workload]:
+def duet_workloads(recipe: DuetRecipe) -> dict[str, Workload]:
     """What a DUET step asks of its models."""
     duet = recipe.duet
     light = Workload(
@@ -134,6 +144,8 @@ def plan_model(role: str, config: ModelConfig, work: Workload) -> ModelPlan:
     trained = count_trained(model, config)
     adapters = trained if config.lora and config.train else 0  # peft keeps these in float32
     sampled = flops.completion_flops(shape, work.prompt_tokens, work.output_tokens, work.samples) * work.prompts
+    if not work.writes:  # it reads each sequence once for its values
+        sampled = flops.forward_flops(shape, work.prompt_tokens + work.output_tokens, logit_tokens=0) * work.rows
     sampled += int(flops.completion_flops(shape, PROMPT_TOKENS, work.output_tokens, work.samples) * work.alone)
     held = config.train and config.kl_coefficient > 0
     reading = flops.forward_flops(shape, work.prompt_tokens + work.output_tokens, logit_tokens=work.output_tokens)
@@ -147,10 +159,10 @@ def plan_model(role: str, config: ModelConfig, work: Workload) -> ModelPlan:
         optimizer=flops.optimizer_bytes(trained, "float32" if adapters else config.dtype),
         reference=flops.weight_bytes(shape.parameters, config.dtype) if held and not config.lora else 0,
         gradients=flops.gradient_bytes(trained),
-        cache=cache_bytes(shape, config, work),
+        cache=cache_bytes(shape, config, work) if work.writes else 0,
         activations=learning_bytes(shape, config, work) if config.train else 0,
         prompt_tokens=work.prompt_tokens,
-        sampled_tokens=int((work.rows + work.alone * work.samples) * work.output_tokens),
+        sampled_tokens=int((work.rows + work.alone * work.samples) * work.output_tokens) if work.writes else 0,
         sampling_flops=sampled,
         training_flops=learning * work.rows if config.train else 0,
     )
@@ -234,7 +246,7 @@ def rows(models: Sequence[ModelPlan]) -> Iterator[list[str]]:
 
 def verdict(plan: Plan) -> str:
     """Whether it fits, and what to turn if not."""
-    peak = f"Peak memory{' of both models' if len(plan.models) > 1 else ''}: {size(plan.peak)}"
+    peak = f"Peak memory{' of all models' if len(plan.models) > 1 else ''}: {size(plan.peak)}"
     if plan.device_memory is None:
         return f"{peak}; there is no GPU here to compare it with."
     of = f"of the GPU's {size(plan.device_memory)}"
