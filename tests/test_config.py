@@ -257,8 +257,14 @@ def test_duet_takes_a_diversity_section_but_with_an_advantage_that_sees_it():
     recipe = validate(values, "here")
     assert isinstance(recipe, DuetRecipe)
     assert recipe.diversity is not None
-    with pytest.raises(ConfigError, match="'separate' knows reward and length only"):
-        validate({**values, "algorithm": {"advantage": "separate"}}, "here")
+    for contradiction, said in (
+        ({"algorithm": {"advantage": "separate"}}, "'separate' knows reward and length only"),
+        ({"capable": {"model": "a", "train": False}}, r"shapes what M learns from, and capable\.train is false"),
+        ({"diversity": {"part": "answer"}}, r"diversity\.part is answer: in DUET a signal is compared"),
+        ({"diversity": {"part": "reasoning"}}, r"diversity\.part is reasoning"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            validate({**values, **contradiction}, "here")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,13 @@ def test_the_baseline_is_trained_by_the_step_without_the_light_model(recipe_of_f
     assert [folder.name for folder in (run.directory / "models").iterdir()] == ["capable"]
 
 
+def test_the_baseline_of_a_pair_with_a_diversity_section_has_none(recipe_of_files):
+    recipe = recipe_of_files(diversity={"embedder": "ngrams"})
+    run = Run.create(jobs.alone_recipe(recipe), "alone")
+    assert "[diversity" not in (run.directory / "config.toml").read_text()
+    assert Run.open(run.directory).recipe == jobs.alone_recipe(recipe)
+
+
 @pytest.mark.parametrize(("kind", "job"), [("duet", jobs.duet), ("alone", jobs.alone)])
 def test_a_model_with_a_kl_term_is_held_to_where_it_started(recipe_of_files, kind, job):
     recipe = recipe_of_files(capable={"kl_coefficient": 0.1})

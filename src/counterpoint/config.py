@@ -319,9 +319,17 @@ class DuetRecipe(Recipe):
         return self
 
     @model_validator(mode="after")
-    def _diversity_of_signals_is_of_their_rewards(self) -> Self:
-        if self.diversity is not None and self.algorithm.advantage == "separate":
+    def _diversity_is_of_signals_that_learn(self) -> Self:
+        if self.diversity is None:
+            return self
+        if self.algorithm.advantage == "separate":
             raise ValueError("advantage 'separate' knows reward and length only; with a diversity section use another")
+        if not self.capable.train:
+            raise ValueError("a diversity section shapes what M learns from, and capable.train is false; leave one of them out")
+        if self.diversity.part != "response":
+            raise ValueError(
+                f"diversity.part is {self.diversity.part}: in DUET a signal is compared, all of which is reasoning; leave part out"
+            )
         return self
 
 
