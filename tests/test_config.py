@@ -236,6 +236,21 @@ def test_settings_of_dqo_that_are_wrong(values, said):
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("setting", ["diversity.alpha", "diversity.maximum", "policy.learning_rate", "dqo.temperature"])
+def test_a_number_that_is_not_finite_is_refused(written, setting, value):
+    with pytest.raises(ConfigError, match=rf"{setting}: Input should be .* \(it is {value}\)"):
+        load_recipe(written('[policy]\nmodel = "a"\n'), [f"{setting}={value}"])
+
+
+@pytest.mark.parametrize("setting", ["critic.value_clip", "policy.max_grad_norm", "algorithm.clip_low", "algorithm.clip_high"])
+def test_inf_switches_a_limit_off_and_nan_does_not(written, setting):
+    file = written('[policy]\nmodel = "a"\n')
+    load_recipe(file, [f"{setting}=inf"])
+    with pytest.raises(ConfigError, match=setting):
+        load_recipe(file, [f"{setting}=nan"])
+
+
 @pytest.mark.parametrize(
     "values",
     [
