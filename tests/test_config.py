@@ -9,6 +9,7 @@ from counterpoint import toml
 from counterpoint.config import DqoRecipe, DuetRecipe, load_recipe, of_kind, shipped_recipes, validate
 from counterpoint.config_docs import configuration_markdown, type_text
 from counterpoint.errors import ConfigError
+from counterpoint.policy.load import BUILTIN
 
 SHIPPED = sorted(shipped_recipes().glob("*.toml"))
 BATCH = {"algorithm": {"advantage": "reinforce_pp"}}
@@ -197,7 +198,8 @@ def test_the_documentation_has_every_setting():
         for name in getattr(field.annotation, "model_fields", {}):
             assert f"| `{name}` |" in page or f"`[{section}.{name}]`" in page
     assert "| `aggregation` | `token`, `sequence`, `constant` |" in page
-    assert "| `model` | text | must be given |" in page
+    [model] = [line for line in page.splitlines() if line.startswith("| `model` | text | must be given |")]
+    assert all(f"`{BUILTIN}{role}`" in model for role in ("capable", "light", "policy"))
     assert "number, > 0 and ≤ 1" in page
 
 

@@ -68,7 +68,7 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """One model and how it is trained."""
 
-    model: str = Field(description="Directory, hub name, or `builtin:capable` / `builtin:light`.")
+    model: str = Field(description="Directory, hub name, or `builtin:capable`, `builtin:light`, `builtin:policy`.")
     gguf_file: str | None = Field(None, description="A GGUF file within the directory, dequantised on loading.")
     train: bool = Field(True, description="False: the model is frozen.")
     learning_rate: float = Field(1e-6, description="AdamW's.", gt=0)
