@@ -180,8 +180,9 @@ def test_a_function_of_the_user(monkeypatch):
     [
         ("minilmm", ConfigError, "no embedder 'minilmm'; choose minilm, ngrams"),
         ("sentence:", ConfigError, "no embedder"),
-        ("no_such_module:f", ConfigError, "no_such_module:f cannot be imported"),
-        ("math:no_such_function", ConfigError, "cannot be imported"),
+        ("no_such_module:f", ConfigError, "no_such_module:f: cannot import 'no_such_module'; install it, or .* on PYTHONPATH"),
+        ("math:no_such_function", ConfigError, "module 'math' has no function 'no_such_function'; write it as function"),
+        ("math:pi", ConfigError, "module 'math' has no function 'pi'"),
         ("encoder:./nowhere", ModelError, "the encoder ./nowhere cannot be loaded"),
         ("sentence:./nowhere", ModelError, "the sentence encoder ./nowhere cannot be loaded"),
     ],

@@ -108,11 +108,19 @@ def load_embedder(name: str) -> Embedder:
 
 
 def own_function(module: str, name: str) -> Callable[[list[str]], Any]:
-    """A user's function. Raises `ConfigError` if it is not there."""
+    """A user's function. Raises `ConfigError` if it is not there, or no function."""
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the embedder {module}:{name} cannot be imported: {error}") from error
+        function = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the embedder {module}:{name}: cannot import {error.name!r}; install it, or put its folder on PYTHONPATH"
+        ) from error
+    if not callable(function):
+        raise ConfigError(
+            f"the embedder {module}:{name}: module {module!r} has no function {name!r}; write it as function(texts) returning an "
+            "array, a row a text"
+        )
+    return function
 
 
 def hashed_ngrams(texts: list[str], sizes: Sequence[int] = (1, 2, 3), dimensions: int = 1024) -> Tensor:
