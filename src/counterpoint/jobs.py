@@ -105,7 +105,8 @@ def dqo(run: Run, screen: ScreenMaker) -> State:
             critic = critic_for(recipe.critic, recipe.policy, policy.speaker.policy.tokenizer)  # pyright: ignore
         with screen(f"DQO · {recipe.run.name}", recipe.run.steps, 0) as shown:
             state = train_dqo(run, policy, diversity, task, showing(shown), shown.warn, critic)
-        run.finish({"policy": policy.speaker.policy}, {"floor": state.floor, "alpha": state.controller.value})
+        summary = {"floor": state.floor} | ({} if recipe.diversity.shaper == "none" else {"alpha": state.controller.value})
+        run.finish({"policy": policy.speaker.policy}, summary)
     return state
 
 
