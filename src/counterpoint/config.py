@@ -90,7 +90,9 @@ class AlgorithmConfig(Section):
         "dr_grpo", description="Baseline and scale; `separate` normalises reward and length on their own."
     )
     loss: Literal["importance_sampling", "clipped", "gspo", "cispo"] = Field("clipped", description="The surrogate.")
-    clip_low: float | None = Field(None, description="Lower clip of the ratio; default 0.2, for gspo 3e-4.", ge=0, allow_inf_nan=True)
+    clip_low: float | None = Field(
+        None, description="Lower clip of the ratio; default 0.2, for gspo 3e-4.", ge=0, allow_inf_nan=True
+    )
     clip_high: float | None = Field(
         None, description="Upper clip of the ratio; default 0.28, for gspo 4e-4.", ge=0, allow_inf_nan=True
     )
@@ -333,7 +335,7 @@ class DuetRecipe(Recipe):
             raise ValueError("a diversity section shapes what M learns from, and capable.train is false; leave one of them out")
         if self.diversity.part != "response":
             raise ValueError(
-                f"diversity.part is {self.diversity.part}: in DUET a signal is compared, all of which is reasoning; leave part out"
+                f"diversity.part is {self.diversity.part}: in DUET a signal is compared, which is all reasoning; leave part out"
             )
         return self
 

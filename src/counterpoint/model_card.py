@@ -165,10 +165,7 @@ def asking(role: str, own: ModelConfig) -> str:
         return f"Ask it by {prompt}." if own.template else "Ask it as any chat model, by its chat template."
     if role == "capable":
         return f"Open the signal with `<think>` after {prompt}, and stop sampling at `</think>`: that is the signal."
-    return (
-        f"After {prompt} give it M's signal as its own thinking (`<think>`, the signal, `</think>`), "
-        "then sample the answer."
-    )
+    return f"After {prompt} give it M's signal as its own thinking (`<think>`, the signal, `</think>`), then sample the answer."
 
 
 def versions(run_info: Mapping[str, Any]) -> str:
