@@ -140,7 +140,13 @@ def test_an_override_goes_to_the_recipe_that_its_table_is_for(monkeypatch):
     assert given == {"duet": ["diversity.alpha=2", "task.name=gsm8k"]}
 
 
-@pytest.mark.parametrize("override", ["run.name=mine", "task.name=gsm8k", "algorithm.loss=cispo"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("run.name=mine", "run.name =mine", "run={name='mine'}", "run={steps=2}"),
+        *("task.name=gsm8k", "task={name='gsm8k'}", "algorithm.loss=cispo"),
+    ],
+)
 def test_what_each_run_needs_for_itself_is_not_set_for_both(override):
     with pytest.raises(ConfigError, match="needs --only duet or --only dqo"):
         quickstart([override], screens(True), quiet=True)

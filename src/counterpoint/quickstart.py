@@ -18,8 +18,8 @@ from counterpoint.run import CONFIG, Run
 
 DUET_ALONE, DQO_ALONE = {"capable", "light", "duet", "control"}, {"policy", "dqo", "critic", "diversity"}
 """Tables that are for one of the two recipes."""
-NEEDS_ONLY = ("run.name", "task.", "algorithm.")
-"""What both recipes have, and each needs its own."""
+NEEDS_ONLY = {"task", "algorithm"}
+"""Tables that both recipes have, and each needs its own."""
 CONTENTS = {
     "evaluation.json": "the table above, with intervals",
     "evaluation.png": "the same as a picture",
@@ -38,7 +38,7 @@ def quickstart(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool =
     """
     began = time.monotonic()
     for override in overrides if only is None else ():
-        if override.startswith(NEEDS_ONLY):
+        if section_of(override) in NEEDS_ONLY or names_a_run(override):
             raise ConfigError(f"--set {override} needs --only duet or --only dqo: it cannot be meant for both runs")
     directories = []
     if only != "dqo":
@@ -83,6 +83,11 @@ def grpo_recipe(recipe: DqoRecipe) -> DqoRecipe:
 def section_of(override: str) -> str:
     """The table that `section.key=value` is for."""
     return override.partition("=")[0].partition(".")[0].strip()
+
+
+def names_a_run(override: str) -> bool:
+    """Whether `run.name=...` or a whole `run={...}`, in whose place the name would be the same for both."""
+    return override.partition("=")[0].strip() in ("run", "run.name")
 
 
 def unfinished_or_new(recipe: AnyRecipe, baseline: Callable[[AnyRecipe], AnyRecipe]) -> AnyRecipe:
