@@ -133,6 +133,17 @@ def test_correct_only_is_called_as_trl_calls_a_reward_function():
     assert ngrams(correct_only=by_answer)(prompts=["q"] * 2, completions=["a", "b"], **given) == [LOG_2, 0]
 
 
+def test_correct_only_may_log_where_trl_lets_reward_functions_log():
+    def logs(completions, log_metric, **_):
+        log_metric("right", 0.5)
+        return [1.0 for _ in completions]
+
+    logged = {}
+    ngrams(correct_only=logs)(prompts=["q"] * 2, completions=["a", "b"], log_metric=logged.__setitem__)
+    assert logged == {"right": 0.5, "dqo/texts_cut": 0}
+    ngrams(correct_only=lambda prompts, completions: [1.0, 1.0])(prompts=["q"] * 2, completions=["a", "b"])
+
+
 def test_groups_do_not_mix():
     """Two questions with the same two completions: each group has the terms that it has alone."""
     reward = ngrams(alpha=2.0)

@@ -87,7 +87,8 @@ class DQOReward:
     ) -> list[float]:
         """α · d_i of each completion. `columns` are what else TRL gives a reward function. Logs the share of cut texts."""
         size = self.group_size(prompts)
-        rewards_Q_G = self.quality(prompts, completions, columns).reshape(-1, size)
+        told = {} if log_metric is None else {"log_metric": log_metric}  # correct_only may log, too
+        rewards_Q_G = self.quality(prompts, completions, columns | told).reshape(-1, size)
         terms_Q_G, cut = group_terms(
             [text_of(completion) for completion in completions],
             rewards_Q_G,
