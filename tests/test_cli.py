@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from transformers.utils import logging
 
 from counterpoint import cli
 from counterpoint.cli import main
@@ -121,6 +122,16 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(cli, "tasks", tasks)
     assert main(["tasks"]) == 130
     assert "counterpoint resume RUN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["eval", "somewhere", "--quiet"], ["quickstart", "--quiet"]])
+def test_no_bars_of_loaded_weights_are_shown(monkeypatch, arguments):
+    shown = []
+    for place in ("counterpoint.evaluate.command.evaluate", "counterpoint.quickstart.quickstart"):
+        monkeypatch.setattr(place, lambda *given: shown.append(logging.is_progress_bar_enabled()))
+    logging.enable_progress_bar()
+    assert main(arguments) == 0
+    assert shown == [False]
 
 
 def test_tasks_are_shown_with_examples(capsys):

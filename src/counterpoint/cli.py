@@ -130,6 +130,7 @@ def resume(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from counterpoint.evaluate.command import evaluate as run_evaluation
 
+    no_loading_bars()
     run_evaluation(options.what, options.set, options.out, options.quiet)
 
 
@@ -156,11 +157,9 @@ def tasks(options: argparse.Namespace) -> None:
 
 def screens(quiet: bool) -> Any:
     """A maker of live displays for the jobs."""
-    from transformers.utils import logging
-
     from counterpoint.display import Display
 
-    logging.disable_progress_bar()  # a line a file of weights would tear the display
+    no_loading_bars()
 
     @contextmanager
     def screen(title: str, steps: int, start: int) -> Any:
@@ -168,3 +167,10 @@ def screens(quiet: bool) -> Any:
             yield display
 
     return screen
+
+
+def no_loading_bars() -> None:
+    """A bar a file of weights, as transformers shows, would tear a display, and is not what `--quiet` asks for."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
