@@ -32,11 +32,18 @@ def tiny_critic(seed=0):
 
 
 def trained_dqo(
-    recipe, policy=None, critic=None, task=None, observe=lambda step, metrics, samples: None, warn=pytest.fail, run=None
+    recipe,
+    policy=None,
+    critic=None,
+    task=None,
+    observe=lambda step, metrics, samples: None,
+    warn=pytest.fail,
+    run=None,
+    diversity=None,
 ):
     """(policy, metrics without times, final state) of a run from where it stands to its end."""
     policy = policy or tiny_learner(recipe)
-    diversity = load_diversity(recipe.diversity, policy.speaker.policy, recipe.dqo.samples)
+    diversity = diversity or load_diversity(recipe.diversity, policy.speaker.policy, recipe.dqo.samples)
     with run or Run.create(recipe, "dqo") as run:
         state = train(run, policy, diversity, task or toy_task(), observe, warn, critic)
     return policy, without_times(read_metrics(run.directory)), state

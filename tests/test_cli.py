@@ -44,6 +44,8 @@ def test_help_lists_the_commands(capsys):
     said = capsys.readouterr().out
     listed = [line.split()[0] for line in said.splitlines() if line.startswith("    ") and line[4] != " "]
     assert listed == list(COMMANDS)
+    assert "say less" in said
+    assert "right in many ways, and measure it" in said.replace("\n", " ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,6 +9,7 @@ from counterpoint import toml
 from counterpoint.config import DqoRecipe, DuetRecipe, load_recipe, of_kind, shipped_recipes, validate
 from counterpoint.config_docs import configuration_markdown, type_text
 from counterpoint.errors import ConfigError
+from counterpoint.policy.load import BUILTIN
 
 SHIPPED = sorted(shipped_recipes().glob("*.toml"))
 BATCH = {"algorithm": {"advantage": "reinforce_pp"}}
@@ -197,7 +198,8 @@ def test_the_documentation_has_every_setting():
         for name in getattr(field.annotation, "model_fields", {}):
             assert f"| `{name}` |" in page or f"`[{section}.{name}]`" in page
     assert "| `aggregation` | `token`, `sequence`, `constant` |" in page
-    assert "| `model` | text | must be given |" in page
+    [model] = [line for line in page.splitlines() if line.startswith("| `model` | text | must be given |")]
+    assert all(f"`{BUILTIN}{role}`" in model for role in ("capable", "light", "policy"))
     assert "number, > 0 and ≤ 1" in page
 
 
@@ -236,6 +238,21 @@ def test_settings_of_dqo_that_are_wrong(values, said):
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize("value", ["inf", "nan"])
+@pytest.mark.parametrize("setting", ["diversity.alpha", "diversity.maximum", "policy.learning_rate", "dqo.temperature"])
+def test_a_number_that_is_not_finite_is_refused(written, setting, value):
+    with pytest.raises(ConfigError, match=rf"{setting}: Input should be .* \(it is {value}\)"):
+        load_recipe(written('[policy]\nmodel = "a"\n'), [f"{setting}={value}"])
+
+
+@pytest.mark.parametrize("setting", ["critic.value_clip", "policy.max_grad_norm", "algorithm.clip_low", "algorithm.clip_high"])
+def test_inf_switches_a_limit_off_and_nan_does_not(written, setting):
+    file = written('[policy]\nmodel = "a"\n')
+    load_recipe(file, [f"{setting}=inf"])
+    with pytest.raises(ConfigError, match=setting):
+        load_recipe(file, [f"{setting}=nan"])
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -257,8 +274,14 @@ def test_duet_takes_a_diversity_section_but_with_an_advantage_that_sees_it():
     recipe = validate(values, "here")
     assert isinstance(recipe, DuetRecipe)
     assert recipe.diversity is not None
-    with pytest.raises(ConfigError, match="'separate' knows reward and length only"):
-        validate({**values, "algorithm": {"advantage": "separate"}}, "here")
+    for contradiction, said in (
+        ({"algorithm": {"advantage": "separate"}}, "'separate' knows reward and length only"),
+        ({"capable": {"model": "a", "train": False}}, r"shapes what M learns from, and capable\.train is false"),
+        ({"diversity": {"part": "answer"}}, r"diversity\.part is answer: in DUET a signal is compared"),
+        ({"diversity": {"part": "reasoning"}}, r"diversity\.part is reasoning"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            validate({**values, **contradiction}, "here")
 
 
 @pytest.mark.parametrize(

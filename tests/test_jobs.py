@@ -9,6 +9,7 @@ import pytest
 from counterpoint import jobs
 from counterpoint.run import Run, read_metrics
 from pairs import QUESTIONS, recipe_in, tiny_policy
+from single import dqo_recipe_in
 
 SILENT = SimpleNamespace(update=lambda step, metrics, signal=None: None, warn=pytest.fail)
 
@@ -50,6 +51,23 @@ def test_the_baseline_is_trained_by_the_step_without_the_light_model(recipe_of_f
         assert record.keys() >= {"accuracy", "capable_groups"}
         assert not [name for name in record if name.startswith(("light_", "aided_"))]
     assert [folder.name for folder in (run.directory / "models").iterdir()] == ["capable"]
+
+
+def test_the_baseline_of_a_pair_with_a_diversity_section_has_none(recipe_of_files):
+    recipe = recipe_of_files(diversity={"embedder": "ngrams"})
+    run = Run.create(jobs.alone_recipe(recipe), "alone")
+    assert "[diversity" not in (run.directory / "config.toml").read_text()
+    assert Run.open(run.directory).recipe == jobs.alone_recipe(recipe)
+
+
+@pytest.mark.parametrize(("shaper", "shown"), [("dqo", {"floor", "alpha"}), ("none", {"floor"})])
+def test_a_policys_run_ends_with_alpha_where_it_had_one(recipe_of_files, tmp_path, shaper, shown):
+    files = recipe_of_files()
+    policy, task = {"model": str(tmp_path / "capable")}, files.task.model_dump(exclude_none=True)
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 1}, policy=policy, task=task, diversity={"shaper": shaper})
+    run = Run.create(recipe, "dqo")
+    jobs.dqo(run, screen)
+    assert json.loads((run.directory / "summary.json").read_text()).keys() == shown
 
 
 @pytest.mark.parametrize(("kind", "job"), [("duet", jobs.duet), ("alone", jobs.alone)])

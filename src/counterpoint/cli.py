@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(
-        prog="counterpoint", description="Post-train language models to say less and stay right, and measure it."
+        prog="counterpoint",
+        description="Post-train language models, two to say less and stay right or one to be right in many ways, and measure it.",
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

@@ -15,9 +15,9 @@ from counterpoint.errors import ConfigError
 
 
 class Section(BaseModel):
-    """A table of a recipe."""
+    """A table of a recipe. Its numbers are finite, but for limits that `inf` switches off."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class RunConfig(Section):
@@ -68,12 +68,12 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """One model and how it is trained."""
 
-    model: str = Field(description="Directory, hub name, or `builtin:capable` / `builtin:light`.")
+    model: str = Field(description="Directory, hub name, or `builtin:capable`, `builtin:light`, `builtin:policy`.")
     gguf_file: str | None = Field(None, description="A GGUF file within the directory, dequantised on loading.")
     train: bool = Field(True, description="False: the model is frozen.")
     learning_rate: float = Field(1e-6, description="AdamW's.", gt=0)
     weight_decay: float = Field(0.0, description="AdamW's.", ge=0)
-    max_grad_norm: float = Field(1.0, description="Gradients are clipped to this norm.", gt=0)
+    max_grad_norm: float = Field(1.0, description="Gradients are clipped to this norm; `inf` is off.", gt=0, allow_inf_nan=True)
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights and the computation.")
     device: str = Field("auto", description="`auto` takes the GPU if there is one.")
     lora: LoraConfig | None = Field(None, description="Train adapters, not the weights.")
@@ -90,8 +90,12 @@ class AlgorithmConfig(Section):
         "dr_grpo", description="Baseline and scale; `separate` normalises reward and length on their own."
     )
     loss: Literal["importance_sampling", "clipped", "gspo", "cispo"] = Field("clipped", description="The surrogate.")
-    clip_low: float | None = Field(None, description="Lower clip of the ratio; default 0.2, for gspo 3e-4.", ge=0)
-    clip_high: float | None = Field(None, description="Upper clip of the ratio; default 0.28, for gspo 4e-4.", ge=0)
+    clip_low: float | None = Field(
+        None, description="Lower clip of the ratio; default 0.2, for gspo 3e-4.", ge=0, allow_inf_nan=True
+    )
+    clip_high: float | None = Field(
+        None, description="Upper clip of the ratio; default 0.28, for gspo 4e-4.", ge=0, allow_inf_nan=True
+    )
     aggregation: Literal["token", "sequence", "constant"] = Field(
         "token", description="Mean over tokens, over sequences, or a sum over the token budget."
     )
@@ -258,7 +262,10 @@ class CriticConfig(Section):
     gamma: float = Field(1.0, description="γ: what a reward is worth one token earlier.", gt=0, le=1)
     lam: float = Field(0.95, description="λ of GAE: 1 trusts the rewards alone, 0 the critic.", ge=0, le=1)
     value_clip: float = Field(
-        0.2, description="How far a value may move in one training step, on the scale of the rewards; `inf` is off.", gt=0
+        0.2,
+        description="How far a value may move in one training step, on the scale of the rewards; `inf` is off.",
+        gt=0,
+        allow_inf_nan=True,
     )
     warmup_steps: int = Field(10, description="Training steps at the start in which only the critic learns.", ge=0)
 
@@ -319,9 +326,17 @@ class DuetRecipe(Recipe):
         return self
 
     @model_validator(mode="after")
-    def _diversity_of_signals_is_of_their_rewards(self) -> Self:
-        if self.diversity is not None and self.algorithm.advantage == "separate":
+    def _diversity_is_of_signals_that_learn(self) -> Self:
+        if self.diversity is None:
+            return self
+        if self.algorithm.advantage == "separate":
             raise ValueError("advantage 'separate' knows reward and length only; with a diversity section use another")
+        if not self.capable.train:
+            raise ValueError("a diversity section shapes what M learns from, and capable.train is false; leave one of them out")
+        if self.diversity.part != "response":
+            raise ValueError(
+                f"diversity.part is {self.diversity.part}: in DUET a signal is compared, which is all reasoning; leave part out"
+            )
         return self
 
 

@@ -105,7 +105,8 @@ def dqo(run: Run, screen: ScreenMaker) -> State:
             critic = critic_for(recipe.critic, recipe.policy, policy.speaker.policy.tokenizer)  # pyright: ignore
         with screen(f"DQO · {recipe.run.name}", recipe.run.steps, 0) as shown:
             state = train_dqo(run, policy, diversity, task, showing(shown), shown.warn, critic)
-        run.finish({"policy": policy.speaker.policy}, {"floor": state.floor, "alpha": state.controller.value})
+        summary = {"floor": state.floor} | ({} if recipe.diversity.shaper == "none" else {"alpha": state.controller.value})
+        run.finish({"policy": policy.speaker.policy}, summary)
     return state
 
 
@@ -154,8 +155,11 @@ def summary_of(state: State) -> dict[str, Any]:
 
 
 def alone_recipe(recipe: DuetRecipe) -> DuetRecipe:
-    """The recipe of the baseline that belongs to a pair's recipe."""
+    """The recipe of the baseline that belongs to a pair's recipe: M with the length penalty alone.
+
+    A diversity section is left out: the baseline's M writes no signals for it to shape, but reasons and answers in one.
+    """
     run = recipe.run.model_copy(update={"name": f"{recipe.run.name}-alone"})
     light = recipe.light.model_copy(update={"train": False})
     capable = recipe.capable.model_copy(update={"train": True})
-    return recipe.model_copy(update={"run": run, "light": light, "capable": capable})
+    return recipe.model_copy(update={"run": run, "light": light, "capable": capable, "diversity": None})

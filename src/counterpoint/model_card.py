@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint import toml
-from counterpoint.config import ControlConfig, DiversityConfig, DqoRecipe, DuetRecipe, ModelConfig, Recipe
+from counterpoint.config import ControlConfig, CriticConfig, DiversityConfig, DqoRecipe, DuetRecipe, ModelConfig, Recipe
 
 PARTNERS = {"capable": "light", "light": "capable"}
 ROLES = {
     "capable": "the capable model M: it reads a question and writes a signal, the reasoning that the light model needs",
     "light": "the light model m: it reads a question and M's signal, and writes the answer",
-    "policy": "a model trained to be right in many ways",
+    "policy": "a policy, a model that reads a question and answers it on its own",
 }
 METHODS = {
     "duet": (
@@ -26,6 +26,10 @@ METHODS = {
     "dqo": (
         "It was trained by a policy gradient that also pays a response for what it adds to the variety of its group, as in DQO "
         "([arXiv 2509.04784](https://arxiv.org/abs/2509.04784)) or by one of its peers; the recipe below names the shaper."
+    ),
+    "plain": (
+        "It was trained by a plain policy gradient on its rewards; nothing was paid for variety. It is the baseline that DQO "
+        "([arXiv 2509.04784](https://arxiv.org/abs/2509.04784)) is measured against."
     ),
     "warmup": "It was warmed up on worked solutions (supervised), to be trained further.",
 }
@@ -44,14 +48,21 @@ def model_card(role: str, recipe: Recipe, run_info: Mapping[str, Any], summary: 
     parts = [
         front_matter(own, "dqo" if isinstance(recipe, DqoRecipe) else "duet", kind),
         f"# {recipe.run.name}: {role}",
-        f"This is {ROLES[role]}. {METHODS.get(kind, METHODS['duet'])}",
+        f"This is {ROLES[role]}. {method(recipe, kind)}",
         "\n".join(facts(role, recipe, kind)),
         results(summary),
-        f"## How to load it\n\n```python\n{loading(own)}\n```\n\n{asking(role)}",
+        f"## How to load it\n\n```python\n{loading(own)}\n```\n\n{asking(role, own)}",
         f"## The recipe\n\n```toml\n{toml.dumps(recipe.model_dump())}```",
         f"Made with {versions(run_info)}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def method(recipe: Recipe, kind: str) -> str:
+    """What training did, in a sentence or two."""
+    if kind == "dqo" and isinstance(recipe, DqoRecipe) and recipe.diversity.shaper == "none":
+        return METHODS["plain"]
+    return METHODS.get(kind, METHODS["duet"])
 
 
 def front_matter(own: ModelConfig, method: str, kind: str) -> str:
@@ -77,8 +88,12 @@ def facts(role: str, recipe: Recipe, kind: str) -> Iterator[str]:
     yield f"| seed | {recipe.run.seed} |"
     if kind != "warmup" and isinstance(recipe, DuetRecipe):
         yield f"| length penalty λ | {controller(recipe.control)} |"
+        if recipe.diversity is not None:
+            yield f"| diversity of M's signals | {shaper(recipe.diversity)} |"
     if kind != "warmup" and isinstance(recipe, DqoRecipe):
         yield f"| diversity | {shaper(recipe.diversity)} |"
+        if recipe.critic is not None:
+            yield f"| critic (PPO) | started from {shown(recipe.critic.model or own.model)}, {gae(recipe.critic)} |"
 
 
 def trained(own: ModelConfig) -> str:
@@ -102,6 +117,8 @@ def controller(control: ControlConfig) -> str:
 
 def shaper(diversity: DiversityConfig) -> str:
     """What is paid for diversity, in words."""
+    if diversity.shaper == "none":
+        return "none"
     match diversity.control:
         case "constant":
             strength = f"α = {diversity.alpha:g}"
@@ -110,6 +127,10 @@ def shaper(diversity: DiversityConfig) -> str:
         case "quality_floor":
             strength = f"α by quality_floor: keeps a mean reward of {diversity.floor:g}"
     return f"{diversity.shaper}, {strength}"
+
+
+def gae(critic: CriticConfig) -> str:
+    return f"learning rate {critic.learning_rate:g}, γ = {critic.gamma:g}, λ = {critic.lam:g}"
 
 
 def results(summary: Mapping[str, Any]) -> str:
@@ -137,16 +158,14 @@ def loading(own: ModelConfig) -> str:
     return "\n".join(["# pip install peft", *lines] if own.lora else lines)
 
 
-def asking(role: str) -> str:
+def asking(role: str, own: ModelConfig) -> str:
     """The form of the prompt, without which the pair does not work."""
+    prompt = f"the prompt of `{role}.template` in the recipe below" if own.template else "the generation prompt"
     if role == "policy":
-        return "Ask it as any chat model, by its chat template."
+        return f"Ask it by {prompt}." if own.template else "Ask it as any chat model, by its chat template."
     if role == "capable":
-        return "Open the signal with `<think>` after the generation prompt, and stop sampling at `</think>`: that is the signal."
-    return (
-        "After the generation prompt give it M's signal as its own thinking (`<think>`, the signal, `</think>`), "
-        "then sample the answer."
-    )
+        return f"Open the signal with `<think>` after {prompt}, and stop sampling at `</think>`: that is the signal."
+    return f"After {prompt} give it M's signal as its own thinking (`<think>`, the signal, `</think>`), then sample the answer."
 
 
 def versions(run_info: Mapping[str, Any]) -> str:

@@ -1,11 +1,13 @@
 """Texts to unit vectors, with real encoders, and what a bad one brings."""
 
+import hashlib
 import math
 import sys
 import types
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from counterpoint.dqo import embed
@@ -32,15 +34,40 @@ def test_texts_that_minilm_cuts_are_counted():
     assert load_embedder("minilm")(["short", words, words, f"{words} more"]).truncated == 3
 
 
-def test_minilm_whose_digest_is_wrong_is_refused(monkeypatch, tmp_path):
+def test_minilm_whose_digest_is_wrong_is_refused(monkeypatch):
     monkeypatch.setattr(embed, "MINILM_SHA256", "0" * 64)
     with pytest.raises(ModelError, match=r"has sha256 53aa51172d14.*, not that of the published file"):
         minilm()
 
 
-def test_without_the_package_minilm_is_the_hubs(monkeypatch):
+@pytest.fixture
+def downloaded(monkeypatch, tmp_path):
+    """Without the package: the file that the hub gives."""
+    file = tmp_path / "model.safetensors"
+
+    def download(repository, name):
+        assert (repository, name) == ("sentence-transformers/all-MiniLM-L6-v2", "model.safetensors")
+        if not file.exists():
+            raise LocalEntryNotFoundError("no connection")
+        return str(file)
+
     monkeypatch.setattr(embed, "MINILM_PACKAGE", "no_such_package")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    return file
+
+
+def test_without_the_package_minilm_is_the_hubs_once_its_digest_is_right(downloaded, monkeypatch):
+    downloaded.write_bytes(b"what was published")
+    monkeypatch.setattr(embed, "MINILM_SHA256", hashlib.sha256(b"what was published").hexdigest())
     assert minilm() == "sentence-transformers/all-MiniLM-L6-v2"
+    downloaded.write_bytes(b"something else")
+    with pytest.raises(ModelError, match=f"{downloaded} has sha256 .*, not that of the published file; remove it"):
+        load_embedder("minilm")
+
+
+def test_without_the_package_and_the_hub_minilm_says_what_to_install(downloaded):
+    with pytest.raises(ModelError, match=r"cannot be had from the hub: no connection\..*pip install \"counterpoint\[dqo\]\""):
+        minilm()
 
 
 def test_each_different_text_is_encoded_once_and_an_empty_one_not_at_all():
@@ -153,8 +180,9 @@ def test_a_function_of_the_user(monkeypatch):
     [
         ("minilmm", ConfigError, "no embedder 'minilmm'; choose minilm, ngrams"),
         ("sentence:", ConfigError, "no embedder"),
-        ("no_such_module:f", ConfigError, "no_such_module:f cannot be imported"),
-        ("math:no_such_function", ConfigError, "cannot be imported"),
+        ("no_such_module:f", ConfigError, "no_such_module:f: cannot import 'no_such_module'; install it, or .* on PYTHONPATH"),
+        ("math:no_such_function", ConfigError, "module 'math' has no function 'no_such_function'; write it as function"),
+        ("math:pi", ConfigError, "module 'math' has no function 'pi'"),
         ("encoder:./nowhere", ModelError, "the encoder ./nowhere cannot be loaded"),
         ("sentence:./nowhere", ModelError, "the sentence encoder ./nowhere cannot be loaded"),
     ],

@@ -306,6 +306,16 @@ def test_a_critic_is_paid_the_shaped_rewards(tmp_path):
 # --- what goes wrong
 
 
+def test_texts_that_the_encoder_cut_bring_a_warning_with_the_samples(tmp_path):
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 4, "sample_every": 3})
+    warnings = []
+    policy = fake(recipe, Heard(lambda prompt, i: ("a", "long text", "bb", "longer text")[i]))
+    short = Embedder(lambda texts: torch.eye(len(texts)), lambda texts: [len(text) > 3 for text in texts])
+    trained_dqo(recipe, policy, warn=warnings.append, diversity=Diversity(recipe.diversity, short))
+    said = [f"step {step}: the encoder cut 4 of the texts that it compared" for step in (1, 4)]
+    assert [warning.partition(",")[0] for warning in warnings] == said
+
+
 def test_a_question_that_cannot_be_graded_leaves_the_step_and_is_counted(tmp_path):
     recipe = dqo_recipe_in(tmp_path, task={"on_grader_error": "skip"})
     policy = fake(recipe)

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from counterpoint.dqo.embed import Embedder
 from counterpoint.dqo.shape import Diversity, load_diversity
@@ -106,6 +107,16 @@ def test_a_run_with_diversity_that_was_interrupted_and_resumed_equals_an_unbroke
     resumed, metrics, state = run_to_the_end(recipe, run=Run.open(tmp_path / "broken" / "trial"))
     assert (metrics, state) == (expected, final)
     assert all(same(one, other) for one, other in zip(unbroken, resumed, strict=True))
+
+
+def test_signals_that_the_encoder_cut_bring_a_warning_with_the_samples(tmp_path):
+    recipe = recipe_in(tmp_path, run={"steps": 4, "sample_every": 3}, diversity={"embedder": "ngrams"})
+    short = Embedder(lambda texts: torch.ones(len(texts), 1), lambda texts: [True] * len(texts))
+    warnings = []
+    _, metrics, _ = trained(recipe, warn=warnings.append, diversity=Diversity(recipe.diversity, short))
+    cut = [record["embeddings_truncated"] for record in metrics]
+    said = [f"step {step}: the encoder cut {cut[step - 1]:.0f} of the texts that it compared" for step in (1, 4)]
+    assert [warning.partition(",")[0] for warning in warnings] == said
 
 
 def test_without_a_section_nothing_is_said_of_alpha(tmp_path):

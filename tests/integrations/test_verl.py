@@ -18,7 +18,7 @@ from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 from verl.trainer.ppo.ray_trainer import compute_advantage
 
 import tiny_models
-from counterpoint.dqo.embed import load_embedder
+from counterpoint.dqo.embed import Embedder, load_embedder
 from counterpoint.dqo.shaping import Samples, dqo
 from counterpoint.errors import ConfigError, TrainingError
 from counterpoint.integrations import verl as integration
@@ -141,7 +141,15 @@ def test_of_a_trajectory_with_several_outputs_the_last_counts(config):
         return await asyncio.gather(worker.compute_score(several), worker.compute_score(batch(["7"], ["p"])))
 
     for result in asyncio.run(score()):
-        assert result["reward_extra_info"] == {"acc": 1.0, "diversity": pytest.approx(math.log(1.5))}
+        assert result["reward_extra_info"] == {"acc": 1.0, "diversity": pytest.approx(math.log(1.5)), "texts_cut": 0.0}
+
+
+def test_the_share_of_a_groups_texts_that_the_encoder_cut_is_reported(config, monkeypatch):
+    short = Embedder(lambda texts: torch.eye(len(texts)), lambda texts: [len(text) > 3 for text in texts])
+    monkeypatch.setattr(integration, "load_embedder", lambda name: short)
+    config.actor_rollout_ref.rollout.update(n=2, val_kwargs={"n": 2})
+    results = rewarded(config, batch(["The answer is 7", "7", "7", "7"], ["p", "p", "q", "q"]))
+    assert [result["reward_extra_info"]["texts_cut"] for result in results] == [0.5, 0.5, 0.0, 0.0]
 
 
 def test_a_group_that_does_not_become_whole_is_given_up(config):

@@ -358,6 +358,19 @@ def test_stories_ask_for_their_words_and_need_a_reward_model_by_name(tmp_path):
         load_task("common_gen", path=file, grader=grade_as_zero)
 
 
+def test_stories_with_several_references_are_asked_for_once(tmp_path):
+    """The published rows: a concept set is repeated once for each of its references."""
+    concepts = [["walk", "river"], ["walk", "river"], ["lamp", "read"], ["walk", "river"]]
+    for split, first in (("train", "dog"), ("test", "cat")):
+        rows = [json.dumps({"concepts": [first, *words], "target": f"{first} {i}"}) for i, words in enumerate(concepts)]
+        (tmp_path / f"common_gen_{split}.jsonl").write_text("\n".join(rows))
+    task = load_task("common_gen", path=tmp_path, grader=grade_as_zero)
+    for split, first in ((task.train, "dog"), (task.test, "cat")):
+        assert [question.answer for question in split] == [f"{first} 0", f"{first} 2"]
+        assert [question.id[-2:] for question in split] == ["/1", "/3"], "an id leads to its row"
+    assert len(load_task("common_gen", path=tmp_path, grader=grade_as_zero, test_limit=2).test) == 2
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_published_sets_ask_the_hub_for_their_splits(monkeypatch, name):
     import datasets

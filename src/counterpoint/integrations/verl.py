@@ -62,13 +62,16 @@ class Meeting:
     rewards: list[float] = field(default_factory=list)
     terms: list[float] | None = None
     """d_i of each, once computed."""
+    cut: float = 0.0
+    """The share of texts that were longer than the encoder reads, once computed."""
 
 
 @register(NAME)
 class DQORewardManager(NaiveRewardManager):
     """verl's `naive` reward manager, so any `compute_score`, and r_i + α · d_i for its r_i.
 
-    `reward_extra_info` has `diversity`, d_i, besides, and `acc`, r_i, unless the grader gives an `acc` of its own.
+    `reward_extra_info` has `diversity`, d_i, besides, `texts_cut`, the share of its group's texts that the encoder could not read
+    whole, and `acc`, r_i, unless the grader gives an `acc` of its own.
 
     Raises:
         ConfigError: a configuration under which groups would not meet, or an option that does not exist.
@@ -92,12 +95,12 @@ class DQORewardManager(NaiveRewardManager):
         length = int(last.batch["attention_mask"][-len(tokens) :].sum())
         text = self.tokenizer.decode(tokens[:length], skip_special_tokens=True)
         reward = float(result["reward_score"])
-        term = await self.term(str(last.non_tensor_batch["uid"]), text, reward)
-        extra = {"acc": reward} | result["reward_extra_info"] | {"diversity": term}
+        term, cut = await self.term(str(last.non_tensor_batch["uid"]), text, reward)
+        extra = {"acc": reward} | result["reward_extra_info"] | {"diversity": term, "texts_cut": cut}
         return {"reward_score": reward + self.options.alpha * term, "reward_extra_info": extra}
 
-    async def term(self, uid: str, text: str, reward: float) -> float:
-        """d_i of a response to the prompt `uid`, once all responses to it have come."""
+    async def term(self, uid: str, text: str, reward: float) -> tuple[float, float]:
+        """d_i of a response to the prompt `uid`, and the share of its group's texts that were cut, once all have come."""
         if uid not in self.meetings:
             self.meetings[uid] = Meeting(asyncio.get_running_loop().create_future())
         meeting = self.meetings[uid]
@@ -111,8 +114,8 @@ class DQORewardManager(NaiveRewardManager):
             self.give_up()
         await self.wait(uid, meeting)
         if meeting.terms is None:
-            meeting.terms = self.terms(meeting)
-        return meeting.terms[place]
+            meeting.terms, meeting.cut = self.terms(meeting)
+        return meeting.terms[place], meeting.cut
 
     async def wait(self, uid: str, meeting: Meeting) -> None:
         """Returns once the group is whole. Raises `TrainingError` if it is not in time."""
@@ -137,12 +140,14 @@ class DQORewardManager(NaiveRewardManager):
             )
         self.meetings.clear()
 
-    def terms(self, meeting: Meeting) -> list[float]:
-        """d_i of each response of a whole group."""
+    def terms(self, meeting: Meeting) -> tuple[list[float], float]:
+        """d_i of each response of a whole group, and the share of them that the encoder had to cut."""
         options = self.options
         rewards_1_G = torch.tensor([meeting.rewards])
-        terms_1_G, _ = group_terms(meeting.texts, rewards_1_G, self.embedder, options.part, options.kernel, options.correct_only)
-        return terms_1_G[0].tolist()
+        terms_1_G, cut = group_terms(
+            meeting.texts, rewards_1_G, self.embedder, options.part, options.kernel, options.correct_only
+        )
+        return terms_1_G[0].tolist(), cut / len(meeting.texts)
 
 
 def options_of(config: Any) -> Options:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from counterpoint.policy.base import Saved
-from counterpoint.rl.state import State, check_end, check_progress
+from counterpoint.rl.state import State, check_end, check_progress, check_texts
 from counterpoint.run import Run
 
 
@@ -46,6 +46,7 @@ def loop(
         run.log(step + 1, metrics)
         if step % settings.sample_every == 0:
             run.sample(step + 1, result.samples)
+            check_texts(step + 1, metrics, warn)
         observe(step + 1, metrics, result.samples)
         check_progress(state, warn)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:

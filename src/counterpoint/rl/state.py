@@ -1,6 +1,6 @@
 """What a training step leaves to the next one: the multiplier's controller, the floor, and the counts that end a bad run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +79,15 @@ def check_progress(state: State, warn: Callable[[str], None]) -> None:
             "a higher temperature, or start from better warmed-up models"
         )
     check_finite(state.not_finite)
+
+
+def check_texts(step: int, metrics: Mapping[str, float], warn: Callable[[str], None]) -> None:
+    """Warn when the encoder that compares texts did not read all of them; `step` counts from 1."""
+    if cut := metrics.get("embeddings_truncated", 0.0):
+        warn(
+            f"step {step}: the encoder cut {cut:.0f} of the texts that it compared, so those that differ only in their ends look "
+            "alike; use an encoder that reads more (diversity.embedder), or in DQO diversity.part = 'answer'"
+        )
 
 
 def check_end(state: State, warn: Callable[[str], None]) -> None:

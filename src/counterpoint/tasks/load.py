@@ -169,6 +169,8 @@ def published_task(name: str, path: str | Path | None, wanted: Wanted) -> Task:
     reject(name, wanted.options, ("test_share",))
     splits = local_splits(path, name) if path is not None else hub_splits(name, source)
     questions = {split: convert(rows, source.convert, f"{name}/{split}") for split, rows in splits.items()}
+    if source.once:
+        questions = {split: first_of_each_text(repeated) for split, repeated in questions.items()}
     default_share = TEST_SHARE if "train" in source.hub else 1.0
     train, test = divided(name, questions, default_share, wanted)
     grade = wanted.grader or load_grader(source.grader)
@@ -213,6 +215,14 @@ def own_hub_splits(hub_id: str, options: Mapping[str, Any]) -> dict[str, Rows]:
 def convert(rows: Rows, converter: Converter, prefix: str) -> list[Question]:
     """Questions numbered by their row, so that a message about one leads back to it."""
     return [converter(row, place, f"{prefix}/{place.number}") for place, row in rows]
+
+
+def first_of_each_text(questions: Sequence[Question]) -> list[Question]:
+    """The questions without those whose text an earlier one has."""
+    firsts: dict[str, Question] = {}
+    for question in questions:
+        firsts.setdefault(text_key(question.text), question)
+    return list(firsts.values())
 
 
 def limited(task: Task, wanted: Wanted) -> Task:

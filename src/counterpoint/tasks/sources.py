@@ -44,6 +44,8 @@ class Source:
     instruction: str = BOXED
     access: str = ""
     """What a user must do before the hub gives it, if anything."""
+    once: bool = False
+    """Whether rows repeat a question, a row for each reference, so that only the first row of a text is asked."""
 
 
 def gsm8k(row: Row, place: Place, id: str) -> Question:
@@ -97,7 +99,7 @@ def mawps(row: Row, place: Place, id: str) -> Question:
 
 
 def common_gen(row: Row, place: Place, id: str) -> Question:
-    """CommonGen: words that a story has to use. Its one-sentence reference is not what a story is graded by."""
+    """CommonGen: words that a story has to use. Its one-sentence references, a row each, are not what a story is graded by."""
     concepts = row.get("concepts")
     if not isinstance(concepts, Sequence) or isinstance(concepts, str) or not concepts:
         raise DataError(f"{place}: field 'concepts' is no list of words. Write one, or remove the row.")
@@ -212,6 +214,7 @@ SOURCES: Mapping[str, Source] = {
         grader="reward_model",
         example="Write a short story that uses these words: lamp, river, walk.",
         instruction="",
+        once=True,
     ),
     "mawps": Source(
         what="short word problems",
