@@ -21,6 +21,7 @@ from typing import Any
 
 from counterpoint.evaluate.plot import draw_points
 from counterpoint.evaluate.run import Estimate
+from counterpoint.run import read_metrics
 
 HERE = Path(__file__).parent
 MAIN: dict[str, tuple[str, ...]] = {
@@ -30,6 +31,7 @@ MAIN: dict[str, tuple[str, ...]] = {
 }
 """With the floor, wrong responses count too: what they would cost in quality is for the floor to limit."""
 PEERS: dict[str, tuple[str, ...]] = {
+    "DQO as published": ("control=constant", "alpha=1.0", "options={}"),
     "entropy bonus": ("shaper=entropy", "control=constant", "alpha=0.4", "options={}"),
     "unlikeliness": ("shaper=unlikeliness", "control=constant", "alpha=0.25", "options={}"),
     "pass@k training": ("shaper=pass_at_k", "control=constant", "alpha=1.0", "options={k=4}"),
@@ -37,7 +39,10 @@ PEERS: dict[str, tuple[str, ...]] = {
     "DARLING": ("shaper=darling", "control=constant", "alpha=1.0", "options={}"),
     "mean distance": ("shaper=mean_distance", "control=constant", "alpha=1.0", "options={}"),
 }
-"""The strengths are those of the papers; DQO's are the recipe's."""
+"""Constant strengths, those of the papers. "DQO" itself has what the recipe adds: correct responses only, a kernel that falls off
+faster, and an α that falls."""
+LAST = 50
+"""Training steps over which the quality that a floor controls is averaged."""
 MEASURES = ("different_correct", "distinct_2", "self_bleu_diversity", "mean_pairwise_distance", "vendi_score", "log_det")
 
 
@@ -55,8 +60,8 @@ def main() -> None:
     wanted = [(name, seed) for seed in options.seeds for name in variants]
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda job: train(*job, variants[job[0]], options.directory, options.steps), wanted))
-        systems = list(pool.map(lambda seed: evaluate(seed, list(variants), options.directory), options.seeds))
-    table = summarise(options.seeds, systems, options.directory)
+        systems = list(pool.map(lambda seed: evaluate(seed, list(variants), options.directory, options.steps), options.seeds))
+    table = summarise(options.seeds, systems, options.directory, options.steps)
     print_table(table)
     if options.out != Path(os.devnull):
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +69,14 @@ def main() -> None:
         draw(table, options.figure)
 
 
-def run_name(variant: str, seed: int) -> str:
-    return f"{variant.replace(', ', '-').replace(' ', '-').replace('@', '-at-')}-{seed}"
+def run_name(variant: str, seed: int, steps: int | None) -> str:
+    name = f"{variant.replace(', ', '-').replace(' ', '-').replace('@', '-at-')}-{seed}"
+    return f"{name}-{steps}-steps" if steps else name
 
 
 def train(variant: str, seed: int, settings: tuple[str, ...], directory: Path, steps: int | None) -> None:
     """One run, unless it was made before; one that was interrupted goes on."""
-    run = directory / run_name(variant, seed)
+    run = directory / run_name(variant, seed, steps)
     if (run / "summary.json").exists():
         return
     if (run / "config.toml").exists():
@@ -83,15 +89,16 @@ def train(variant: str, seed: int, settings: tuple[str, ...], directory: Path, s
     print(f"{run.name}: trained", flush=True)
 
 
-def evaluate(seed: int, variants: list[str], directory: Path) -> dict[str, Any]:
+def evaluate(seed: int, variants: list[str], directory: Path, steps: int | None) -> dict[str, Any]:
     """The runs of a seed side by side, by variant; and the policy that they started from."""
-    out = directory / f"evaluation-{seed}-{len(variants)}"
+    names = {variant: run_name(variant, seed, steps) for variant in variants}
+    out = directory / f"evaluation-{names[variants[0]]}-of-{len(variants)}"
     if not (out / "evaluation.json").exists():
-        runs = [str(directory / run_name(variant, seed)) for variant in variants]
+        runs = [str(directory / name) for name in names.values()]
         call("eval", *runs, "--out", str(out), "--quiet")
     print(f"seed {seed}: measured", flush=True)
     found = json.loads((out / "evaluation.json").read_text())["systems"]
-    return {"start": found["start"]} | {variant: found[run_name(variant, seed)] for variant in variants}
+    return {"start": found["start"]} | {variant: found[name] for variant, name in names.items()}
 
 
 def call(*arguments: str) -> None:
@@ -101,7 +108,7 @@ def call(*arguments: str) -> None:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
 
 
-def summarise(seeds: list[int], systems: list[dict[str, Any]], directory: Path) -> dict[str, Any]:
+def summarise(seeds: list[int], systems: list[dict[str, Any]], directory: Path, steps: int | None) -> dict[str, Any]:
     """Every measure of every system, a number a seed."""
     rows: dict[str, Any] = {}
     for name in systems[0]:
@@ -116,10 +123,10 @@ def summarise(seeds: list[int], systems: list[dict[str, Any]], directory: Path) 
                 [r["diversity"]["different_correct"]["low"], r["diversity"]["different_correct"]["high"]] for r in results
             ],
         }
-    floors = [
-        json.loads((directory / run_name("DQO, quality floor", seed) / "summary.json").read_text())["floor"] for seed in seeds
-    ]
-    return {"seeds": seeds, "rows": rows, "floors": floors}
+    held = [directory / run_name("DQO, quality floor", seed, steps) for seed in seeds]
+    floors = [json.loads((run / "summary.json").read_text())["floor"] for run in held]
+    rewards = [statistics.fmean(line["reward"] for line in read_metrics(run)[-LAST:]) for run in held]
+    return {"seeds": seeds, "rows": rows, "floors": floors, "floor_training_rewards": rewards}
 
 
 def print_table(table: dict[str, Any]) -> None:
@@ -150,12 +157,14 @@ def print_table(table: dict[str, Any]) -> None:
     lost = [100 * (b - a) for a, b in zip(rows["DQO"]["reward"], grpo["reward"], strict=True)]
     more = [100 * (a - b) for a, b in zip(rows["DQO"][best], grpo[best], strict=True)]
     off = [100 * (a - b) for a, b in zip(rows["DQO, quality floor"]["reward"], table["floors"], strict=True)]
+    resting = [100 * (a - b) for a, b in zip(table["floor_training_rewards"], table["floors"], strict=True)]
     print()
     for what, values in (
         ("DQO's different right answers over GRPO's", ratios),
         ("DQO's mean reward below GRPO's, points", lost),
         (f"DQO's {best} above GRPO's, points", more),
-        ("mean reward of the quality floor's runs above their floor, points", off),
+        ("quality floor, mean reward on test above the floor, points", off),
+        (f"quality floor, mean reward of the last {LAST} training steps above the floor, points", resting),
     ):
         print(f"{what}: median {middle(values):.2f}, from {min(values):.2f} to {max(values):.2f}")
     most = middle(rows["DQO"]["different_correct"])

@@ -171,6 +171,18 @@ def test_an_option_that_the_shaper_does_not_take_is_refused_by_name(tmp_path, sh
         load_diversity(recipe.diversity, FakePolicy(), recipe.dqo.samples)
 
 
+@pytest.mark.parametrize("shaper", ["unlikeliness", "pass_at_k", "darling"])
+@pytest.mark.parametrize(
+    "strength",
+    [{"alpha": 1.5}, {"alpha": 0.5, "control": "linear", "alpha_end": 2.0}, {"alpha": 0.5, "control": "quality_floor"}],
+)
+def test_a_share_of_the_reward_above_all_of_it_is_refused(tmp_path, shaper, strength):
+    """DARLING at α = 4 would pay right responses that are alike −1.67, and wrong ones 0."""
+    recipe = dqo_recipe_in(tmp_path, diversity={"shaper": shaper, **strength})
+    with pytest.raises(ConfigError, match=f"the shaper {shaper} is a share of the reward, so at most 1"):
+        load_diversity(recipe.diversity, FakePolicy(), recipe.dqo.samples)
+
+
 def test_options_reach_the_shaper(tmp_path):
     wrong = toy_task(lambda questions, responses: [0.0, 1.0, 1.0, 0.0] * len(questions[::4]))
     recipe = dqo_recipe_in(tmp_path, diversity={"options": {"correct_only": True}})

@@ -16,6 +16,9 @@ from single import dqo_recipe_in
 
 MEASURES = {"different_correct", "distinct_2", "self_bleu_diversity", "mean_pairwise_distance", "vendi_score", "log_det"}
 
+MINE, PLAIN = "quickstart-dqo", "quickstart-dqo-grpo"
+"""The names that the quickstart's table must have room for."""
+
 
 def recipe_for(directory, model, name, **diversity):
     return dqo_recipe_in(
@@ -34,16 +37,16 @@ def runs(tmp_path_factory):
     pytest.importorskip("sacrebleu")
     folder = tmp_path_factory.mktemp("runs")
     tiny_policy(context_length=64).save(folder / "model")
-    for name, shaper in (("mine", "dqo"), ("plain", "none")):
+    for name, shaper in ((MINE, "dqo"), (PLAIN, "none")):
         jobs.dqo(Run.create(recipe_for(folder, folder / "model", name, shaper=shaper), "dqo"), screens(True))
-    return folder / "mine", folder / "plain"
+    return folder / MINE, folder / PLAIN
 
 
 def test_runs_are_measured_side_by_side_from_where_they_started(runs, capsys):
     assert main(["eval", *map(str, runs), "--quiet"]) == 0
     said = capsys.readouterr().out
     evaluation = Evaluation.from_json((runs[0] / EVALUATION).read_text())
-    assert list(evaluation.systems) == ["start", "mine", "plain"]
+    assert list(evaluation.systems) == ["start", MINE, PLAIN]
     assert evaluation.task == "arithmetic"
     for name, result in evaluation.systems.items():
         assert set(result.diversity) >= MEASURES
@@ -73,18 +76,28 @@ def test_measures_are_of_what_was_trained(runs, tmp_path):
     said = {}
     for row in map(json.loads, (tmp_path / SAMPLES).read_text().splitlines()):
         said.setdefault(row["system"], []).append(row["response"])
-    assert said["start"] != said["mine"]
+    assert said["start"] != said[MINE]
 
 
 def test_a_recipe_is_measured_untrained(runs, capsys):
     assert main(["eval", str(runs[0] / "config.toml"), "--quiet"]) == 0
-    folder = runs[0].with_name("mine-untrained")
+    folder = runs[0].with_name(f"{MINE}-untrained")
     assert list(json.loads((folder / EVALUATION).read_text())["systems"]) == ["start"]
     assert str(folder) in capsys.readouterr().out
 
 
+def test_runs_of_another_start_task_or_budget_are_not_put_beside(runs, tmp_path):
+    other = recipe_for(tmp_path, runs[0].parent / "model", "other")
+    changed = {"task": other.task.model_copy(update={"test_limit": 6}), "dqo": other.dqo.model_copy(update={"max_tokens": 7})}
+    jobs.dqo(Run.create(other.model_copy(update=changed), "dqo"), screens(True))
+    with pytest.raises(
+        ConfigError, match=r"other cannot be measured beside .*: dqo.max_tokens, task.test_limit of the two differ"
+    ):
+        evaluate([str(runs[0]), str(tmp_path / "other")], [], tmp_path, quiet=True)
+
+
 def test_two_runs_of_one_name_are_refused(runs, tmp_path):
-    with pytest.raises(ConfigError, match="there is a mine in the table already"):
+    with pytest.raises(ConfigError, match=f"there is a {MINE} in the table already"):
         evaluate([str(runs[0]), str(runs[0])], [], tmp_path, quiet=True)
 
 

@@ -11,6 +11,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from counterpoint.config import PriceConfig
+from counterpoint.dqo.embed import load_embedder
 from counterpoint.errors import DataError, GraderError, RunError
 from counterpoint.evaluate.baselines import Attempt, Call, Sampled, capable_alone, light_alone, pair
 from counterpoint.evaluate.plot import COLOURS, plot
@@ -34,6 +35,7 @@ from counterpoint.flops import completion_flops, shape_of
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.types import Question
 from counterpoint.tasks.base import Task
+from counterpoint.tasks.graders import exact, extractor_of, per_example
 from fakes import FakePolicy
 
 NAMES = ["M alone", "m alone", "untrained pair", "M cut, then m", "M cut, then answers", "M trained alone", "trained pair"]
@@ -316,3 +318,21 @@ def test_what_was_measured_is_kept_when_a_later_system_fails(task, tmp_path, rec
     rows = [json.loads(line) for line in (tmp_path / PARTIAL).read_text().splitlines()]
     assert {row["system"] for row in rows} == {"good"}
     assert not (tmp_path / SAMPLES).exists()
+
+
+@pytest.mark.parametrize(("grader", "different"), [(exact(), 2.0), (per_example("by a rule of its own", lambda *_: 1.0), None)])
+def test_different_right_answers_are_told_apart_by_what_the_grader_reads(recipe_with, grader, different):
+    """Three responses, two of them the same answer in other words; a grader that reads no answer gives nothing to count."""
+    question = Question("q", "How many?", "4")
+    said = ["It is four.\n#### 4", "Four, I think: #### 4", "#### 5"]
+    task = Task("wordings", (), (question,), per_example(grader.__name__, lambda *_: 1.0, extractor_of(grader)))
+
+    def system(questions, settings):
+        return Sampled([[Attempt("", text, (Call(1, 1, "end"),)) for text in said]])
+
+    recipe = recipe_with(questions=1, samples=3, pass_at=[1])
+    measures = Measures(embedder=load_embedder("ngrams"))
+    result = evaluate_systems({"it": system}, task, recipe, measures=measures).systems["it"]
+    found = result.diversity.get("different_correct")
+    assert (found and found.value) == different
+    assert result.diversity["vendi_score"].value > 1

@@ -67,9 +67,20 @@ def load_diversity(settings: DiversityConfig, policy: Policy, group: int) -> Div
             )
     if settings.shaper != ENTROPY:
         try_shaper(settings, group)
+    if settings.shaper in shaping.SHARES and largest_alpha(settings) > 1:
+        raise ConfigError(
+            f"diversity: α of the shaper {settings.shaper} is a share of the reward, so at most 1; above it, right responses "
+            "would earn less than wrong ones. Lower alpha, alpha_end or maximum"
+        )
     if settings.shaper not in shaping.EMBEDS:
         return Diversity(settings, None)
     return Diversity(settings, policy_states(policy) if settings.embedder == "policy" else load_embedder(settings.embedder))
+
+
+def largest_alpha(settings: DiversityConfig) -> float:
+    """The most that α can become in a run."""
+    ends = {"constant": settings.alpha, "linear": settings.alpha_end, "quality_floor": settings.maximum}
+    return max(settings.alpha, ends[settings.control])
 
 
 def try_shaper(settings: DiversityConfig, group: int) -> None:

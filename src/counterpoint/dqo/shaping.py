@@ -179,6 +179,9 @@ SHAPERS: Mapping[str, Shaper] = {
 }  # pyright: ignore[reportAssignmentType]
 """What a recipe's `diversity.shaper` names, beside `entropy`."""
 
+SHARES = frozenset({"unlikeliness", "pass_at_k", "darling"})
+"""Shapers whose α says which share of the reward they decide, from 0 to 1."""
+
 EMBEDS = frozenset({"dqo", "mean_distance", "dra", "darling"})
 """Shapers that need embeddings."""
 

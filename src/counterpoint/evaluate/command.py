@@ -143,6 +143,7 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], parents: str = "
 
 def of_policies(directories: Sequence[Path], recipe: DqoRecipe, out: Path, console: Console, quiet: bool) -> Evaluation:
     """The policy that a recipe starts from, and those that runs have trained, by the names of the runs."""
+    check_alike(directories)
     task = task_of(recipe)
     frozen = recipe.policy.model_copy(update={"train": False})
     start = speaker_of(frozen, task.instruction)
@@ -160,6 +161,21 @@ def of_policies(directories: Sequence[Path], recipe: DqoRecipe, out: Path, conso
         )
     print_diversity(evaluation, console)
     return evaluation
+
+
+def check_alike(directories: Sequence[Path]) -> None:
+    """Raise `ConfigError` for runs that cannot stand in one table: another start, another task, or another budget."""
+    recipes = [of_kind(Run.open(directory).recipe, DqoRecipe) for directory in directories]
+    compared = [
+        {"policy": {"model": r.policy.model}, "task": r.task.model_dump(), "dqo": {"max_tokens": r.dqo.max_tokens}}
+        for r in recipes
+    ]
+    for directory, settings in zip(directories, compared, strict=True):
+        if names := differing(compared[0], settings):
+            raise ConfigError(
+                f"{directory} cannot be measured beside {directories[0]}: {', '.join(names)} of the two differ. Runs in one "
+                "table have one start, one task and one budget; evaluate this one by itself"
+            )
 
 
 def measures_of(recipe: Recipe, capable: Speaker, light: Speaker) -> Measures:

@@ -27,13 +27,16 @@ def plot(evaluation: Evaluation, path: str | Path) -> Path:
 
 
 def plot_diversity(evaluation: Evaluation, path: str | Path) -> Path:
-    """Mean reward over the number of different right answers; returns the picture's path."""
+    """Mean reward over the number of different right answers, or over the Vendi score; returns the picture's path."""
+    counted = all("different_correct" in result.diversity for result in evaluation.systems.values())
+    measure = "different_correct" if counted else "vendi_score"
     points = {
-        name: (result.diversity["different_correct"], percent(result.accuracy))
+        name: (result.diversity[measure], percent(result.accuracy))
         for name, result in evaluation.systems.items()
-        if "different_correct" in result.diversity
+        if measure in result.diversity
     }
-    across = f"Different right answers in {evaluation.samples} samples, with 95 % interval"
+    what = "Different right answers" if counted else "Vendi score"
+    across = f"{what} in {evaluation.samples} samples, with 95 % interval"
     return draw_points(points, path, across, "Mean reward, %, with 95 % interval", title_of(evaluation))
 
 

@@ -31,8 +31,9 @@ from counterpoint.files import json_text, write_text
 from counterpoint.flops import ModelShape, completion_flops
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.types import Question
+from counterpoint.tasks.answers import Extractor
 from counterpoint.tasks.base import Task, take
-from counterpoint.tasks.graders import grade_all
+from counterpoint.tasks.graders import extractor_of, grade_all
 
 EVALUATION, SAMPLES = "evaluation.json", "evaluation_samples.jsonl"
 PARTIAL = "evaluation_samples.partial.jsonl"
@@ -314,7 +315,10 @@ def _conclude(
         max_answer_tokens=answer_tokens,
         seed=recipe.run.seed,
         cut_budget=cut_budget,
-        systems={name: summarise(system, recipe, measures or Measures(), compared) for name, system in measured.items()},
+        systems={
+            name: summarise(system, recipe, measures or Measures(), compared, extractor_of(task.grade))
+            for name, system in measured.items()
+        },
     )
     if directory is not None:
         (directory / PARTIAL).replace(directory / SAMPLES)
@@ -322,8 +326,10 @@ def _conclude(
     return evaluation
 
 
-def summarise(measured: Measured, recipe: Recipe, measures: Measures, reference: Measured | None) -> Result:
-    """A system in numbers; `reference` is what it is compared with."""
+def summarise(
+    measured: Measured, recipe: Recipe, measures: Measures, reference: Measured | None, extract: Extractor | None = None
+) -> Result:
+    """A system in numbers; `reference` is what it is compared with, `extract` finds the answer in a response."""
     shapes = measures.shapes
     attempts = [attempt for group in measured.attempts for attempt in group]
     tokens = [token_counts(attempt) for attempt in attempts]
@@ -352,12 +358,16 @@ def summarise(measured: Measured, recipe: Recipe, measures: Measures, reference:
         skipped=sum(reward is None for group in measured.rewards for reward in group),
         token_share=share,
         accuracy_difference=difference,
-        diversity=diversity_of(measured, measures.embedder) if measures.embedder else {},
+        diversity=diversity_of(measured, measures.embedder, extract) if measures.embedder else {},
     )
 
 
-def diversity_of(measured: Measured, embedder: Embedder) -> dict[str, Estimate]:
-    """How different the graded responses to a question are, by every measure; one without a value at any question is left out."""
+def diversity_of(measured: Measured, embedder: Embedder, extract: Extractor | None) -> dict[str, Estimate]:
+    """How different the graded responses to a question are, by every measure; one without a value at any question is left out.
+
+    Answers are told apart as `extract` finds them. Without it their number is left out too: nothing says which wordings of a
+    response are one answer.
+    """
     kept_Q = [
         [(attempt.response, reward) for attempt, reward in zip(attempts, rewards, strict=True) if reward is not None]
         for attempts, rewards in zip(measured.attempts, measured.rewards, strict=True)
@@ -370,7 +380,10 @@ def diversity_of(measured: Measured, embedder: Embedder) -> dict[str, Estimate]:
         [[reward for _, reward in group] for group in kept_Q],
         vectors.split([len(texts) for texts in texts_Q]),
         k=max(len(texts) for texts in texts_Q),
+        answers_Q=[[extract(text) or "" for text in texts] for texts in texts_Q] if extract else None,
     )
+    if extract is None:
+        del values["different_correct"]
     defined = {name: values_Q[np.isfinite(values_Q)] for name, values_Q in values.items()}
     return {name: _estimate(values_Q) for name, values_Q in defined.items() if len(values_Q)}
 

@@ -8,7 +8,6 @@ from counterpoint.evaluate.run import Estimate, Evaluation
 
 DIVERSITY_COLUMNS = {
     "different_correct": "different\nright in {n}",
-    "distinct_2": "distinct-2\n",
     "self_bleu_diversity": "1 − self-\nBLEU",
     "mean_pairwise_distance": "mean\ndistance",
     "vendi_score": "Vendi\nscore",
@@ -60,6 +59,8 @@ def print_diversity(evaluation: Evaluation, console: Console) -> None:
         columns[f"pass@{k}\n%"] = [_percent(result.pass_at.get(k)) for result in results]
     for name, title in DIVERSITY_COLUMNS.items():
         estimates = [result.diversity.get(name) for result in results]
+        if not any(estimates):
+            continue
         columns[title.format(n=evaluation.samples)] = ["–" if e is None else f"{e.value:.2f} ± {_half(e):.2f}" for e in estimates]
     for title in columns:
         table.add_column(title, justify="right", no_wrap=True)

@@ -108,13 +108,19 @@ def cause(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(". ")
 
 
-def per_example(name: str, grade_one: Callable[[Question, str], float | bool]) -> Grader:
-    """A grader out of a function that grades one response."""
+def per_example(name: str, grade_one: Callable[[Question, str], float | bool], extract: Extractor | None = None) -> Grader:
+    """A grader out of a function that grades one response; `extract` finds in a response what it grades."""
 
     def grade(questions: Sequence[Question], responses: Sequence[str]) -> list[float]:
         return [float(grade_one(question, response)) for question, response in zip(questions, responses, strict=True)]
 
+    grade.extract = extract
     return named(grade, name)
+
+
+def extractor_of(grader: Grader) -> Extractor | None:
+    """What finds in a response the answer that a grader grades; None where it grades the whole text in ways of its own."""
+    return getattr(grader, "extract", None)
 
 
 def exact(extract: Extractor = answers.number) -> Grader:
@@ -124,7 +130,7 @@ def exact(extract: Extractor = answers.number) -> Grader:
         found = extract(response)
         return found is not None and same_answer(found, question.answer)
 
-    return per_example("exact", grade_one)
+    return per_example("exact", grade_one, extract)
 
 
 def multiple_choice() -> Grader:
@@ -132,6 +138,7 @@ def multiple_choice() -> Grader:
     return per_example(
         "multiple_choice",
         lambda question, response: answers.choice_letter(response) == question.answer.strip().upper(),
+        answers.choice_letter,
     )
 
 
@@ -165,7 +172,7 @@ def math_verify_grader(timeout: int = 5) -> Grader:
         parsed = parse(text, parsing_timeout=limit())  # pyright: ignore[reportArgumentType]
         return verify(reference(question.answer), parsed, timeout_seconds=limit())
 
-    return per_example("math_verify", grade_one)
+    return per_example("math_verify", grade_one, answers.final)
 
 
 def reasoning_gym_grader(dataset: Any, extract: Extractor = answers.tagged) -> Grader:
@@ -179,7 +186,7 @@ def reasoning_gym_grader(dataset: Any, extract: Extractor = answers.tagged) -> G
         found = extract(response)
         return 0.0 if found is None else dataset.score_answer(found, question.metadata["entry"])
 
-    return per_example(f"reasoning_gym:{type(dataset).__name__}", grade_one)
+    return per_example(f"reasoning_gym:{type(dataset).__name__}", grade_one, extract)
 
 
 def function_grader(spec: str) -> Grader:
