@@ -114,7 +114,7 @@ def per_example(name: str, grade_one: Callable[[Question, str], float | bool], e
     def grade(questions: Sequence[Question], responses: Sequence[str]) -> list[float]:
         return [float(grade_one(question, response)) for question, response in zip(questions, responses, strict=True)]
 
-    grade.extract = extract
+    grade.extract = extract  # pyright: ignore[reportFunctionMemberAccess]
     return named(grade, name)
 
 
