@@ -43,10 +43,10 @@ def test_alone_the_capable_model_is_right_the_light_one_is_not_and_together_they
 
 def test_the_policy_is_right_in_many_ways_and_not_always():
     """GRPO has something to gain, and something to lose."""
-    recipe = load_recipe("quickstart-dqo", ["evaluation.questions=60", "evaluation.embedder=ngrams"])
+    recipe = load_recipe("quickstart-dqo", ["evaluation.questions=100"])
     task = jobs.task_of(recipe)
     systems = {"start": responder(jobs.speaker_of(recipe.policy, task.instruction))}
     measures = Measures(embedder=load_embedder("ngrams"))
     result = evaluate_systems(systems, task, recipe, measures=measures).systems["start"]
-    assert 0.6 < result.accuracy.value < 0.9
-    assert result.diversity["different_correct"].value > 5
+    assert 0.5 < result.accuracy.value < 0.85
+    assert result.diversity["different_correct"].value > 4
