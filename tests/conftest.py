@@ -4,6 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)
+"""The order of a sum depends on the number of threads, and what a small model learns on the order: one, on any machine."""
+
+
+@pytest.fixture(autouse=True)
+def threads(request):
+    """Every core for real models, whose tests hang on no trajectory."""
+    if request.node.get_closest_marker("engines"):
+        torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
