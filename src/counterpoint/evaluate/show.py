@@ -8,7 +8,6 @@ from counterpoint.evaluate.run import Estimate, Evaluation
 
 DIVERSITY_COLUMNS = {
     "different_correct": "different\nright in {n}",
-    "self_bleu_diversity": "1 − self-\nBLEU",
     "mean_pairwise_distance": "mean\ndistance",
     "vendi_score": "Vendi\nscore",
     "log_det": "log\ndet",
