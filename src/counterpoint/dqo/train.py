@@ -12,7 +12,7 @@ from torch import Tensor
 
 from counterpoint.config import DqoRecipe, of_kind
 from counterpoint.dqo.shape import Diversity, alpha_controller
-from counterpoint.errors import ConfigError, TrainingError
+from counterpoint.errors import ConfigError
 from counterpoint.policy.base import Saved
 from counterpoint.policy.critic import Critic
 from counterpoint.policy.prompting import respond
@@ -20,7 +20,7 @@ from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled
 from counterpoint.rl.loop import Observer, Step, loop
 from counterpoint.rl.ppo import learn_with_critic
-from counterpoint.rl.scoring import score
+from counterpoint.rl.scoring import score_responses
 from counterpoint.rl.state import State, after
 from counterpoint.rl.types import Completion, Question, SamplingParams
 from counterpoint.run import Run
@@ -75,15 +75,8 @@ def dqo_step(
     responses_Q_G = respond(policy.speaker, questions, dqo.samples, params, seed_for(recipe.run.seed, "responses", step))
 
     # 2. Score. A question with a response that could not be graded (and was to be skipped) leaves the step.
-    rewards_Q_G_1, skipped = score(
-        task, questions, [[[c] for c in group] for group in responses_Q_G], recipe.task.on_grader_error
-    )
-    kept = ~rewards_Q_G_1.isnan().any(dim=(1, 2))
-    if not kept.any():
-        raise TrainingError(f"step {step + 1}: no question could be graded ({skipped} gradings skipped); check the grader")
-    kept_rows = kept.nonzero().flatten().tolist()
+    rewards_Q_G, kept_rows, skipped = score_responses(task, questions, responses_Q_G, recipe.task.on_grader_error, step)
     questions, responses_Q_G = [questions[q] for q in kept_rows], [responses_Q_G[q] for q in kept_rows]
-    rewards_Q_G = rewards_Q_G_1[kept].squeeze(-1)
 
     # 3. Shape: r_i + α · d_i, d_i what response i adds to the volume that its group spans.
     shaped_Q_G, shown = diversity.shape(responses_Q_G, rewards_Q_G, alpha)

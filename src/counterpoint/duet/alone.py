@@ -8,11 +8,10 @@ from counterpoint.config import DuetRecipe
 from counterpoint.duet import reward
 from counterpoint.duet.infer import answer_alone
 from counterpoint.duet.train import sample_rows
-from counterpoint.errors import TrainingError
 from counterpoint.rl.data import seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled
 from counterpoint.rl.loop import Step
-from counterpoint.rl.scoring import score
+from counterpoint.rl.scoring import score_responses
 from counterpoint.rl.state import State, after
 from counterpoint.rl.types import Question, SamplingParams
 from counterpoint.tasks.base import Task
@@ -27,14 +26,8 @@ def alone_step(
     params = SamplingParams(duet.max_signal_tokens + duet.max_answer_tokens, duet.temperature)
     responses_Q_G = answer_alone(capable.speaker, questions, duet.signals, params, seed_for(recipe.run.seed, "alone", step))
 
-    rewards_Q_G_1, skipped = score(
-        task, questions, [[[c] for c in group] for group in responses_Q_G], recipe.task.on_grader_error
-    )
-    kept = ~rewards_Q_G_1.isnan().any(dim=(1, 2))
-    if not kept.any():
-        raise TrainingError(f"step {step + 1}: no question could be graded ({skipped} gradings skipped); check the grader")
-    kept_rows = kept.nonzero().flatten().tolist()
-    responses_Q_G, rewards_Q_G = [responses_Q_G[q] for q in kept_rows], rewards_Q_G_1[kept].squeeze(-1)
+    rewards_Q_G, kept_rows, skipped = score_responses(task, questions, responses_Q_G, recipe.task.on_grader_error, step)
+    responses_Q_G = [responses_Q_G[q] for q in kept_rows]
 
     lengths_Q_G = torch.tensor([[len(c.tokens) for c in group] for group in responses_Q_G]).float()
     shaped_Q_G = reward.signal_reward(rewards_Q_G, lengths_Q_G, multiplier, duet.length_scale)
