@@ -10,13 +10,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
 from counterpoint.errors import ConfigError, DataError
 from counterpoint.policy.base import Policy
 from counterpoint.rl.types import Completion, Question, SamplingParams
 
-SIGNAL_OPEN = "<think>"
-SIGNAL_CLOSE = "</think>"
-"""M's sampling stops here."""
 PLAIN_TEMPLATE = "Question: {question}\n\nResponse:\n"
 
 
