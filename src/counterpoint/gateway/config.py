@@ -22,6 +22,7 @@ class UpstreamConfig(Section):
         "an unfinished message), or in the messages, for servers that do neither show nor take thinking.",
     )
     extra: dict[str, object] = Field({}, description="Sent along with every request, e.g. { top_k = 20 }.")
+    instruction: str = Field("", description="A sentence on the form of the answer that follows every question, as in training.")
     connect_seconds: float = Field(5.0, description="To reach the server.", gt=0)
     first_token_seconds: float = Field(60.0, description="From the request to the first token.", gt=0)
     total_seconds: float = Field(600.0, description="Of one stage.", gt=0)
@@ -63,7 +64,8 @@ class RoutingConfig(Section):
     """Who answers."""
 
     policy: Literal["duet", "capable", "light", "auto"] = Field(
-        "duet", description="Where the client does not choose: the pair, one of the two alone, or m with M only where m is unsure."
+        "duet",
+        description="Where the client does not choose: the pair, one of the two alone, or m with M only where m is unsure.",
     )
     fallback: bool = Field(True, description="If one model fails the other answers; false: an error.")
     auto_threshold: float | None = Field(
@@ -78,7 +80,8 @@ class KeysConfig(Section):
     """Who may ask, and how much."""
 
     database: str | None = Field(
-        None, description="`sqlite:///FILE` or `postgresql://...`: API keys and what they have used. Without, no key is asked for."
+        None,
+        description="`sqlite:///FILE` or `postgresql://...`: API keys and what they have used. Without, no key is asked for.",
     )
 
 
