@@ -256,6 +256,13 @@ def test_a_conversation_without_a_question_is_rejected(capable):
     assert "no turn of a user" in str(error)
 
 
+@pytest.mark.parametrize("options", [{"messages": (Message("user", "a\ud800"),)}, {"sampling": Sampling(stop=("\ud800",))}])
+def test_half_a_character_is_rejected(capable, options):
+    error = refusal(capable, ask_for("signal", **options))
+    assert error.kind == "rejected"
+    assert "is not text: surrogates not allowed" in str(error)
+
+
 # What ends early
 
 
