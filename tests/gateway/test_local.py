@@ -1,11 +1,13 @@
 """A model directory as an upstream: the built-in pair, asked as evaluation asks it."""
 
 import asyncio
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from counterpoint.gateway.local import LocalUpstream, sampling_params
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, UpstreamError, Usage
 from counterpoint.policy.load import PACKAGED
 from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker
+from counterpoint.policy.tiny import CHAT_TEMPLATE
 from counterpoint.rl.types import Question
 
 QUESTION = Question("q", "65+90+13", "168")
@@ -416,9 +419,24 @@ def test_settings_of_a_server_are_refused_for_a_directory():
         upstream(extra={"top_k": 5}, api_key_env="KEY")
 
 
-def test_a_model_is_named_without_its_place():
-    model = upstream(path=str(PACKAGED / "light"))
+def with_chat_template(template: str, folder: Path) -> str:
+    """The light model, with another template."""
+    shutil.copytree(PACKAGED / "light", folder / "light")
+    (folder / "light" / "chat_template.jinja").write_text(template)
+    return str(folder / "light")
+
+
+def test_a_template_that_drops_what_is_asked_is_an_error_from_the_start(tmp_path):
+    with pytest.raises(ConfigError, match="the chat template of light drops the question"):
+        upstream(path=with_chat_template("<|user|>Hello<|assistant|>", tmp_path))
+
+
+def test_a_model_is_named_without_its_place(tmp_path):
+    template = "{% if messages[1] %}{{ raise_exception('One at a time') }}{% endif %}" + CHAT_TEMPLATE
+    model = upstream(path=with_chat_template(template, tmp_path))
     assert model.name == "light"
-    assert str(PACKAGED) not in str(refusal(model, ask_for("signal", messages=(Message("user", "1+2" * 200),))))
+    error = refusal(model, ask_for("signal", messages=MESSAGES * 2))
+    assert "One at a time" in str(error)
+    assert str(tmp_path) not in str(error)
     asyncio.run(model.close())
     assert upstream(model="m").name == "m"
