@@ -11,15 +11,13 @@ from uuid import uuid4
 
 from transformers import PreTrainedTokenizerBase
 
+from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
 from counterpoint.errors import ConfigError, DataError
 from counterpoint.policy.base import Policy
 from counterpoint.policy.conversation import Conversation, Turns, in_chat_template, in_plain_template, turns_of, with_instruction
 from counterpoint.policy.literal import LiteralEncoder
 from counterpoint.rl.types import Completion, Question, SamplingParams
 
-SIGNAL_OPEN = "<think>"
-SIGNAL_CLOSE = "</think>"
-"""M's sampling stops here."""
 PLAIN_TEMPLATE = "Question: {question}\n\nResponse:\n"
 
 
