@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +27,11 @@ class Misbehaving:
         return f"http://127.0.0.1:{self.port}/{mode}/{self.label}/v1"
 
     def count(self, mode: str) -> dict[str, Any]:
-        """What this test made it send in one mode."""
-        return self._get("counts")[f"{mode}/{self.label}"]
+        """What this test made it send in one mode, once it has seen that its clients have gone."""
+        until = time.monotonic() + 2.0
+        while (count := self._get("counts")[f"{mode}/{self.label}"])["running"] and time.monotonic() < until:
+            time.sleep(0.01)
+        return count
 
     def last(self, mode: str) -> dict[str, Any]:
         """The body of the last request."""

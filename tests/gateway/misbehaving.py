@@ -2,8 +2,8 @@
 
     python tests/gateway/misbehaving.py --port 0     # prints its port
 
-A mode is a function below: `/paced=20/mine/v1` writes a token every 20 ms. The label keeps the state and the counts of one test apart
-from another's; `GET /counts/v1/` has what was sent, by MODE/LABEL, and `GET /last/MODE/LABEL/v1/` the last request's body.
+A mode is a function below: `/paced=20/mine/v1` writes a token every 20 ms. The label keeps the state and the counts of one test
+apart from another's; `GET /counts` has what was sent, by MODE/LABEL, and `GET /last/MODE/LABEL` the last request's body.
 """
 
 import argparse
@@ -214,11 +214,10 @@ async def stalled(reply: Reply) -> None:
 async def endless(reply: Reply) -> None:
     """Tokens for ever, whatever max_tokens says, as fast as they are read."""
     reply.write(STREAM_HEAD)
-    number = 0
     while not reply.connection.lost:
         await reply.connection.writable.wait()
-        for number in range(number, number + 16):
-            reply.token(number % TOKENS)
+        for number in range(TOKENS):
+            reply.token(number)
         await asyncio.sleep(0)
 
 

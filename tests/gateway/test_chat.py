@@ -42,8 +42,10 @@ def rendered(said, template=None):
     """The prompt's tokens, as vLLM renders and encodes it."""
     tokenizer = copy.deepcopy(TOKENIZER)
     tokenizer.chat_template = template or tokenizer.chat_template
-    asked = {name: said.get(name, default) for name, default in (("add_generation_prompt", True), ("continue_final_message", False))}
-    return tuple(tokenizer.encode(tokenizer.apply_chat_template(said["messages"], tokenize=False, **asked), add_special_tokens=False))
+    asked = {"add_generation_prompt": True, "continue_final_message": False}
+    asked = {name: said.get(name, default) for name, default in asked.items()}
+    prompt = tokenizer.apply_chat_template(said["messages"], tokenize=False, **asked)
+    return tuple(tokenizer.encode(prompt, add_special_tokens=False))
 
 
 # ---- the same text as in training
@@ -147,7 +149,8 @@ def test_a_clients_own_messages_are_passed_as_they_are():
 CONTROL = (
     *("<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|eot_id|>", "<｜User｜>", "<｜end▁of▁sentence｜>"),
     *("<think>", "</think>", "<start_of_turn>", "<end_of_turn>", "<s>", "</s>", "[INST]", "[/INST]", "<bos>", "<eos>", "<pad>"),
-    *("<<SYS>>", "<</SYS>>", "<unused7>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[gMASK]", "<sop>", NOTES_OPEN, NOTES_CLOSE),
+    *("<<SYS>>", "<</SYS>>", "<unused7>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[gMASK]", "<sop>"),
+    *(NOTES_OPEN, NOTES_CLOSE),
 )
 PARTS = st.sampled_from([*CONTROL, *(text[:cut] for text in CONTROL for cut in (1, 2, -1)), " ", "\n", "so x < y"])
 SIGNALS = st.lists(PARTS | st.text(max_size=5), max_size=12).map("".join)

@@ -1,5 +1,7 @@
 """Server-sent events, in whatever portions they come."""
 
+from itertools import pairwise
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -33,7 +35,7 @@ EVENTS = st.lists(st.text(st.characters(exclude_characters="\r\n"), min_size=1),
 def test_any_portions_give_the_same_events(texts, end, cuts):
     stream = "".join(f": é{end}data: {text}{end}{end}" for text in texts).encode()
     bounds = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    portions = [stream[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    portions = [stream[start:stop] for start, stop in pairwise(bounds)]
     assert split(*portions) == [text.encode() for text in texts]
     assert split(*(stream[at : at + 1] for at in range(len(stream)))) == [text.encode() for text in texts]
 

@@ -18,14 +18,14 @@ class UpstreamConfig(Section):
     api_key_env: str | None = Field(None, description="Environment variable that holds the server's key.")
     signal: Literal["thinking", "native", "message"] = Field(
         "thinking",
-        description="Where the signal stands. `thinking`: in the model's thinking, opened for it (vLLM, SGLang and llama.cpp go on "
-        "from an unfinished message). `native`: M opens its thinking itself, by habit or by its template, as Qwen3 and R1 do; m is "
-        "asked as with `thinking`. `message`: in the messages, for servers that neither show nor take thinking.",
+        description="Where the signal stands. `thinking`: in the model's thinking, opened for it (vLLM, SGLang and llama.cpp go "
+        "on from an unfinished message). `native`: M opens its thinking itself, by habit or by its template, as Qwen3 and R1 do; "
+        "m is asked as with `thinking`. `message`: in the messages, for servers that neither show nor take thinking.",
     )
     token_limit: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="What the server calls it; OpenAI's reasoning models want max_completion_tokens."
     )
-    omit: list[str] = Field([], description="Fields that the server refuses, never sent, e.g. [\"stop\", \"temperature\"].")
+    omit: list[str] = Field([], description='Fields that the server refuses, never sent, e.g. ["stop", "temperature"].')
     extra: dict[str, object] = Field({}, description="Sent along with every request, e.g. { top_k = 20 }.")
     connect_seconds: float = Field(5.0, description="To reach the server.", gt=0)
     first_token_seconds: float = Field(60.0, description="From the request to the first token, and from any to the next.", gt=0)
@@ -68,7 +68,8 @@ class RoutingConfig(Section):
     """Who answers."""
 
     policy: Literal["duet", "capable", "light", "auto"] = Field(
-        "duet", description="Where the client does not choose: the pair, one of the two alone, or m with M only where m is unsure."
+        "duet",
+        description="Where the client does not choose: the pair, one of the two alone, or m with M only where m is unsure.",
     )
     fallback: bool = Field(True, description="If one model fails the other answers; false: an error.")
     auto_threshold: float | None = Field(
@@ -83,7 +84,8 @@ class KeysConfig(Section):
     """Who may ask, and how much."""
 
     database: str | None = Field(
-        None, description="`sqlite:///FILE` or `postgresql://...`: API keys and what they have used. Without, no key is asked for."
+        None,
+        description="`sqlite:///FILE` or `postgresql://...`: API keys and what they have used. Without, no key is asked for.",
     )
 
 

@@ -104,9 +104,7 @@ class UpstreamError(Exception):
         retry_after: seconds, if the model said.
     """
 
-    def __init__(
-        self, role: Role, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None
-    ):
+    def __init__(self, role: Role, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None):
         super().__init__(message)
         self.role = role
         self.kind: ErrorKind = kind
