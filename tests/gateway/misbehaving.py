@@ -181,6 +181,24 @@ def thinking(reply: Reply) -> None:
     reply.end()
 
 
+def undone(reply: Reply) -> None:
+    """Without [DONE], and the connection closed."""
+    reply.write(STREAM_HEAD + whole(reply.tokens, reply.n, reply.reason, False), reply.tokens * reply.n)
+    reply.close()
+
+
+async def lingering(reply: Reply) -> None:
+    """Without [DONE], and the connection left open."""
+    reply.write(STREAM_HEAD + whole(reply.tokens, reply.n, reply.reason, False), reply.tokens * reply.n)
+    await asyncio.sleep(FOREVER)
+
+
+async def unended(reply: Reply) -> None:
+    """With [DONE], and the body left without its end."""
+    reply.write(STREAM_HEAD + whole(reply.tokens, reply.n, reply.reason, False) + framed(DONE), reply.tokens * reply.n)
+    await asyncio.sleep(FOREVER)
+
+
 def commented(reply: Reply) -> None:
     """CRLF, comments, other fields, data over two lines, in pieces of seven bytes that split characters."""
     said = event([{"index": 0, "delta": {"content": "né 🎵"}, "finish_reason": "stop"}]).strip().replace(b"\\u00e9", "é".encode())
@@ -224,9 +242,25 @@ async def endless(reply: Reply) -> None:
 async def line(reply: Reply) -> None:
     """A line for ever."""
     reply.write(STREAM_HEAD + framed(b"data: "))
+    await forever(reply, b"x" * 65536)
+
+
+async def noise(reply: Reply) -> None:
+    """Comments for ever."""
+    reply.write(STREAM_HEAD)
+    await forever(reply, b": still here\n\n" * 4096)
+
+
+async def vast(reply: Reply) -> None:
+    """One JSON text for ever."""
+    reply.write(STREAM_HEAD.replace(b"text/event-stream", b"application/json"))
+    await forever(reply, b" " * 65536)
+
+
+async def forever(reply: Reply, data: bytes) -> None:
     while not reply.connection.lost:
         await reply.connection.writable.wait()
-        reply.write(framed(b"x" * 65536))
+        reply.write(framed(data))
         await asyncio.sleep(0)
 
 
@@ -283,6 +317,11 @@ def html(reply: Reply) -> None:
     reply.status("200 OK", b"<html>welcome</html>", kind="text/html")
 
 
+def zipped(reply: Reply) -> None:
+    """Compressed, or so it says."""
+    reply.status("200 OK", b"", "Content-Encoding: gzip", kind="text/event-stream")
+
+
 def fat(reply: Reply) -> None:
     """A header without end."""
     reply.write(STREAM_HEAD[:-2] + b"X-Fat: " + b"x" * (1 << 20))
@@ -326,10 +365,10 @@ def lively(reply: Reply, percent: float = 5) -> "Coroutine[Any, Any, None] | Non
 MODES = {
     mode.__name__: mode
     for mode in (
-        *(instant, plain, paced, silent, thinking, commented),
-        *(headless, tokenless, stalled, endless, line),
+        *(instant, plain, paced, silent, thinking, commented, undone, lingering, unended),
+        *(headless, tokenless, stalled, endless, line, noise, vast),
         *(half, headers, dropped, cut),
-        *(garbled, foreign, troubled, html, fat, moved),
+        *(garbled, foreign, troubled, html, zipped, fat, moved),
         *(busy, broken, unauthorized, lively),
     )
 }
