@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 SCRIPT = Path(__file__).with_name("misbehaving.py")
 
 

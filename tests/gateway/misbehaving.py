@@ -267,9 +267,12 @@ async def forever(reply: Reply, data: bytes) -> None:
 # ---- modes that break off
 
 
-def half(reply: Reply) -> None:
+async def half(reply: Reply, milliseconds: float = 0) -> None:
     """Half of the tokens, half an event, and the connection closed."""
-    reply.some(reply.tokens // 2)
+    reply.some(1)
+    for number in range(1, reply.tokens // 2):
+        await asyncio.sleep(milliseconds / 1000)
+        reply.token(number)
     reply.write(framed(token(0).split(b"\r\n")[1][:40]))
     reply.close()
 

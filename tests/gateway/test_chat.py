@@ -187,7 +187,7 @@ def test_no_signal_brings_a_control_token_into_a_prompt(signal):
     assert with_it == without
 
 
-@given(st.text(st.characters(exclude_characters="<["), max_size=40))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="<["), max_size=40))
 def test_an_ordinary_signal_is_passed_as_it_is(signal):
     assert contents(body("answer", signal=signal))[-1][1] == "<think>\n" + signal.strip("\n") + "\n</think>\n\n"
 

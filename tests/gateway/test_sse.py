@@ -28,7 +28,7 @@ def test_an_event_without_its_empty_line_counts_at_the_end():
     assert split(b"data: one\n\n: bye") == [b"one"]
 
 
-EVENTS = st.lists(st.text(st.characters(exclude_characters="\r\n"), min_size=1), min_size=1, max_size=8)
+EVENTS = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1), min_size=1, max_size=8)
 
 
 @given(EVENTS, st.sampled_from(["\n", "\r\n"]), st.lists(st.integers(0, 300), max_size=12))

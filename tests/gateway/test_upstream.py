@@ -21,8 +21,10 @@ from counterpoint.gateway.upstream import HttpUpstream
 
 ASK = Ask("alone", (Message("user", "hello there"),), max_tokens=32)
 TEXT = "".join(f" w{number}" for number in range(32))
-BOUND = 2.0
-"""Seconds within which every fault here must have been reported."""
+PATIENCE = 0.4
+"""Seconds for a token, where none comes."""
+BOUND = 4.0
+"""Seconds within which every fault here must have been reported, on a busy machine too."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,7 @@ def no_waits_between_tries(monkeypatch):
 
 
 def model(url: str, **config: Any) -> HttpUpstream:
-    limits = {"connect_seconds": 0.5, "first_token_seconds": 0.4, "total_seconds": 5.0}
+    limits = {"connect_seconds": 3.0, "first_token_seconds": 3.0, "total_seconds": 9.0}
     return HttpUpstream("capable", UpstreamConfig(**{"url": url, "model": "fake", **limits, **config}))
 
 
@@ -217,7 +219,8 @@ def test_many_streams_at_a_time(misbehaving):
     ],
 )
 def test_a_fault_is_an_error_of_its_kind_with_what_had_come(misbehaving, mode, kind, tokens):
-    pieces, error = fault(misbehaving.url(mode))
+    limits = {"first_token_seconds": PATIENCE} if kind == "timeout" else {}
+    pieces, error = fault(misbehaving.url(mode), **limits)
     assert error.kind == kind, error
     assert str(error).startswith(f"capable (127.0.0.1:{misbehaving.port}) ")
     assert len(str(error)) < 400
@@ -250,7 +253,7 @@ def test_a_server_that_does_not_accept_is_given_up_in_time():
         full.listen(0)
         address = full.getsockname()
         with socket.create_connection(address):  # takes the only place in the queue
-            _, error = fault(f"http://127.0.0.1:{address[1]}/v1", connect_seconds=0.2, retries=1, first_token_seconds=2.0)
+            _, error = fault(f"http://127.0.0.1:{address[1]}/v1", connect_seconds=0.2, retries=1)
     assert error.kind == "connect"
 
 
@@ -270,6 +273,20 @@ def test_a_server_that_is_killed_in_the_middle(doomed):
     pieces, error = leaving_nothing(use, doomed.url("paced=20"))
     assert error.kind == "connect"
     assert error.usage.output_tokens == len(pieces) >= 5
+
+
+def test_tokens_that_came_before_the_connection_broke_are_not_lost_on_a_slow_reader(misbehaving):
+    async def use(asked):
+        async with aclosing(asked.stream(ASK)) as stream:
+            first = await anext(stream)
+            await asyncio.to_thread(misbehaving.count, "half=5")  # returns when all is sent and the connection closed
+            await asyncio.sleep(0.05)
+            try:
+                return [first, *[piece async for piece in stream]]
+            except UpstreamError as error:
+                return error.usage.output_tokens
+
+    assert leaving_nothing(use, misbehaving.url("half=5")) == 16
 
 
 def test_a_server_that_never_stops_is_cut_off(misbehaving):
@@ -312,7 +329,7 @@ def test_a_busy_server_is_asked_again_when_it_said(misbehaving):
 
 
 def test_a_server_that_is_busy_for_longer_than_there_is_time_is_not_waited_for(misbehaving):
-    _, error = fault(misbehaving.url("busy=1,9"), bound=0.5)
+    _, error = fault(misbehaving.url("busy=1,9"))
     assert (error.kind, error.retry_after) == ("rate_limit", 9.0)
     assert misbehaving.count("busy=1,9")["requests"] == 1
 
@@ -400,8 +417,8 @@ def test_what_the_breaker_takes_for_a_failure(misbehaving, mode, state):
         assert isinstance(error, UpstreamError)
         return asked.breaker_state
 
-    total = 0.3 if mode.startswith("paced") else 5.0
-    assert leaving_nothing(use, misbehaving.url(mode), breaker_failures=1, retries=0, total_seconds=total) == state
+    limits = {"total_seconds": PATIENCE} if mode == "paced=50" else {"first_token_seconds": PATIENCE}
+    assert leaving_nothing(use, misbehaving.url(mode), breaker_failures=1, retries=0, **limits) == state
 
 
 def test_a_caller_that_has_read_enough_is_a_success(misbehaving):

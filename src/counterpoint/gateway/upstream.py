@@ -162,8 +162,7 @@ class HttpUpstream:
         body = bytearray()
         while len(body) < 4 * EXCERPT and (portion := await response.content.readany()):
             body += portion
-        status = f"{response.status} {response.reason}"
-        said = f"{response.method} {response.url.path} was answered with {status}: {excerpt(bytes(body))}"
+        said = f"{response.method} {response.url.path} was answered with {response.status}: {excerpt(bytes(body))}"
         wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
         raise self._error(status_kind(response.status), said, retry_after=wait)
 
