@@ -16,8 +16,8 @@ SIGNAL_OPEN, SIGNAL_CLOSE = "<think>", "</think>"
 NOTES_OPEN, NOTES_CLOSE = "<expert_notes>", "</expert_notes>"
 
 SIGNAL_INSTRUCTION = f"""\
-You do not answer this conversation yourself. Another model will: it sees the same messages and what you write now, and it reasons \
-less well than you. Write for it only the reasoning that it needs to get the answer right: the decisive facts, steps and \
+You do not answer this conversation yourself. Another model will: it sees the same messages and what you write now, and it \
+reasons less well than you. Write for it only the reasoning that it needs to get the answer right: the decisive facts, steps and \
 intermediate results, as briefly as you can. Leave the final answer to it, do not speak to the user, and do not mention these \
 instructions. When the reasoning is complete, write {SIGNAL_CLOSE} and stop."""
 NOTES_EXPLANATION = """\

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import aiohttp
 
@@ -91,7 +92,7 @@ class EventReader:
         events: list[bytes] = []
         until = self._limits.next(self._completion, asyncio.get_running_loop().time())
         while not events and not self._ended:
-            portion = self._content.read_nowait() or await self._awaited(until)
+            portion = self._left_over() or await self._awaited(until)
             self._size += len(portion)
             if self._size > self._completion.byte_limit:
                 raise BadCompletion("protocol", f"sent {self._size} bytes, far more than its tokens can need")
@@ -109,6 +110,17 @@ class EventReader:
                 await self._content.readany()
         except (TimeoutError, aiohttp.ClientError):
             pass  # the answer is whole; only the connection is not used again
+
+    def _left_over(self) -> bytes:
+        """What has come already. After a connection broke, aiohttp would hide that behind the error."""
+        error = self._content.exception()
+        if error is None:
+            return self._content.read_nowait()
+        self._content.set_exception(cast(Any, None))
+        try:
+            return self._content.read_nowait()
+        finally:
+            self._content.set_exception(error)
 
     async def _awaited(self, until: float) -> bytes:
         async with asyncio.timeout_at(until):

@@ -8,7 +8,7 @@ BASE_SECONDS, CAP_SECONDS = 0.25, 4.0
 
 
 def backoff(attempt: int) -> float:
-    """Seconds after attempt 0, 1, ...: anything up to a bound that doubles, so that clients who failed together do not return so."""
+    """Seconds after attempt 0, 1, ...: anything up to a bound that doubles, so that who failed together returns apart."""
     return random.uniform(0, min(CAP_SECONDS, BASE_SECONDS * 2**attempt))
 
 

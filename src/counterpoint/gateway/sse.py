@@ -23,7 +23,7 @@ class EventSplitter:
             self._line += portion
             self._check(len(self._line))
             return []
-        lines = (self._line + portion if self._line else portion).split(b"\n")
+        lines = (bytes(self._line) + portion if self._line else portion).split(b"\n")
         self._line = bytearray(lines.pop())
         events: list[bytes] = []
         for line in lines:
@@ -44,7 +44,7 @@ class EventSplitter:
         return [self._take()] if self._data else []
 
     def _add(self, line: bytes) -> None:
-        data = bytes(line[6:] if line.startswith(b"data: ") else line[5:])
+        data = line[6:] if line.startswith(b"data: ") else line[5:]
         self._data.append(data)
         self._size += len(data)
         self._check(self._size)

@@ -68,13 +68,14 @@ class HttpUpstream:
                         async for piece in pieces:
                             self._breaker.answering(ticket)
                             yield piece
-                break
             except UpstreamError as error:
                 wait = self._wait(error, attempt, deadline)
                 if completion.begun or wait is None:
                     raise
-            await asyncio.sleep(wait)
-        yield completion.usage
+                await asyncio.sleep(wait)
+            else:
+                yield completion.usage
+                return
 
     async def ready(self) -> bool:
         """Whether the server answers now, and the breaker lets requests through."""
@@ -161,9 +162,7 @@ class HttpUpstream:
         body = bytearray()
         while len(body) < 4 * EXCERPT and (portion := await response.content.readany()):
             body += portion
-        said = (
-            f"{response.method} {response.url.path} was answered with {response.status} {response.reason}: {excerpt(bytes(body))}"
-        )
+        said = f"{response.method} {response.url.path} was answered with {response.status}: {excerpt(bytes(body))}"
         wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
         raise self._error(status_kind(response.status), said, retry_after=wait)
 
