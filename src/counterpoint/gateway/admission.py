@@ -19,6 +19,8 @@ from counterpoint.gateway.types import Role, Usage
 
 WINDOW = 60.0
 """Seconds over which rates are counted."""
+MOST_TOKENS, MOST_COST = 10**12, 10**6
+"""Of one request: far more than any, and far less than would overflow a sum."""
 RefusalKind = Literal["invalid_key", "requests", "tokens", "spend"]
 Clock = Callable[[], float]
 """Seconds since 1970. Those of gateways that share a database have to agree."""
@@ -83,12 +85,12 @@ class Booking:
 
     @classmethod
     def of(cls, admission: Admission, used: Mapping[Role, Usage], cost: float, ended: float) -> "Booking":
-        """Raises `ValueError` if a count or the cost is negative or not finite: no database would take it."""
+        """Raises `ValueError` for what cannot be: a database that refused it would refuse all that is booked with it."""
         tokens: dict[str, int] = dict.fromkeys(TOKEN_COLUMNS, 0)
         for role, spent in used.items():
             tokens |= {f"{role}_input": spent.prompt_tokens, f"{role}_output": spent.output_tokens}
-        if min(tokens.values()) < 0 or not 0 <= cost < float("inf"):
-            raise ValueError(f"usage cannot be {dict(used)} at a cost of {cost}")
+        if min(tokens.values()) < 0 or max(tokens.values()) > MOST_TOKENS or not 0 <= cost <= MOST_COST:
+            raise ValueError(f"a request cannot have used {dict(used)} at a cost of {cost}")
         return cls(admission, tokens, round(cost * COST_UNITS), ended)
 
 

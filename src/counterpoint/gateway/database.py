@@ -82,8 +82,7 @@ def open_database(address: str, create: bool = True, patience: float = PATIENCE)
     except ModuleNotFoundError as error:
         raise LedgerError(f'{url.drivername} needs a package ({error}). Run: pip install "psycopg[binary]"') from error
     try:
-        with engine.begin() as connection:
-            _prepare(connection)
+        _prepare(engine)
     except SQLAlchemyError as error:
         engine.dispose()
         raise failure(engine, error) from error
@@ -151,16 +150,27 @@ def _postgresql(url: URL, patience: float) -> Engine:
     return engine
 
 
-def _prepare(connection: Connection) -> None:
+def _prepare(engine: Engine) -> None:
     """Make the tables if there are none. Raises `LedgerError` if they are of another version."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SETUP_LOCK})
-    if not inspect_tables(connection).has_table(schema.name):
-        metadata.create_all(connection)
-        connection.execute(schema.insert().values(version=SCHEMA_VERSION))
-    version = connection.scalar(schema.select())
+    with engine.execution_options(**{ONLY_READS: True}).begin() as connection:
+        version = _version(connection)
+    if version is None:
+        with engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SETUP_LOCK})
+            version = _version(connection) or _create(connection)
     if version != SCHEMA_VERSION:
         raise LedgerError(
-            f"the database of API keys at {_shown(connection.engine.url)} has tables of version {version}, "
+            f"the database of API keys at {_shown(engine.url)} has tables of version {version}, "
             f"this Counterpoint knows {SCHEMA_VERSION}; take the Counterpoint that wrote it, or another database"
         )
+
+
+def _version(connection: Connection) -> int | None:
+    return connection.scalar(schema.select()) if inspect_tables(connection).has_table(schema.name) else None
+
+
+def _create(connection: Connection) -> int:
+    metadata.create_all(connection)
+    connection.execute(schema.insert().values(version=SCHEMA_VERSION))
+    return SCHEMA_VERSION

@@ -1,6 +1,5 @@
 """`counterpoint keys`: who may use the gateway, and what they have used."""
 
-import math
 import secrets
 import sys
 import time
@@ -147,7 +146,7 @@ def _check(name: str, limits: Limits) -> None:
     if not name.isprintable() or name != name.strip() or not name or len(name) > LONGEST_NAME or name.isdigit():
         raise LedgerError(f"{name!r} is no name for a key: take 1 to {LONGEST_NAME} printable characters, not only digits")
     for what, value in vars(limits).items():
-        if value is not None and not (0 < value <= LARGEST_LIMIT and math.isfinite(value)):
+        if value is not None and not 1 / COST_UNITS <= value <= LARGEST_LIMIT:
             raise LedgerError(f"a key's {what.replace('_', ' ')} has to be above 0 and at most {LARGEST_LIMIT:,}, not {value}")
 
 

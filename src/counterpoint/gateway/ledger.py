@@ -38,7 +38,8 @@ class Ledger:
     Args:
         address: `sqlite:///FILE` or `postgresql://...`.
         clock: seconds since 1970.
-        patience: seconds that the database may take for a lock or a statement; a caller waits at most twice as long.
+        patience: seconds that the database may take for a lock or a statement. A caller, who may come while it takes them for
+            another, waits at most three times as long.
 
     Raises `LedgerError` if the database cannot be opened.
     """
@@ -46,7 +47,7 @@ class Ledger:
     def __init__(self, address: str, clock: Clock = time.time, patience: float = PATIENCE):
         self._engine = open_database(address, patience=patience)
         self._clock = clock
-        self._patience = patience
+        self._longest_wait = 3 * patience
         self._queue: SimpleQueue[_Entry] = SimpleQueue()
         self._unwritten: dict[int, Booking] = {}
         """Bookings that are not in the database yet, by usage row: the writer tries all of them in every transaction."""
@@ -64,7 +65,7 @@ class Ledger:
             raise no_such_key("no API key")
         answer = self._enqueue(hash_of(key))
         try:
-            async with asyncio.timeout(2 * self._patience):
+            async with asyncio.timeout(self._longest_wait):
                 return await asyncio.wrap_future(answer)
         except (asyncio.CancelledError, TimeoutError) as error:
             answer.add_done_callback(self._take_back)
@@ -77,12 +78,12 @@ class Ledger:
 
         A cancelled caller's booking is written all the same.
         Raises `LedgerError` if the database fails; the booking is then tried again until the ledger is closed.
-        Raises `ValueError` if a number is negative or not finite.
+        Raises `ValueError` for numbers that cannot be.
         """
         booking = Booking.of(admission, used, cost, self._clock())
         answer = self._enqueue(booking)
         try:
-            async with asyncio.timeout(2 * self._patience):
+            async with asyncio.timeout(self._longest_wait):
                 await asyncio.shield(asyncio.wrap_future(answer))
         except TimeoutError as error:
             raise self._no_answer() from error
@@ -92,7 +93,7 @@ class Ledger:
         if not self._closing:
             self._closing = True
             self._queue.put(_Entry(None))
-        await asyncio.to_thread(self._writer.join, 4 * self._patience)
+        await asyncio.to_thread(self._writer.join, self._longest_wait)
         if self._unwritten:
             raise LedgerError(_lost(list(self._unwritten.values())))
 
@@ -114,7 +115,7 @@ class Ledger:
             self._put(Booking.of(answer.result(), {}, 0.0, self._clock()))
 
     def _no_answer(self) -> LedgerError:
-        return failure(self._engine, TimeoutError(f"no answer in {2 * self._patience:g} seconds"))
+        return failure(self._engine, TimeoutError(f"no answer in {self._longest_wait:g} seconds"))
 
     def _write_all(self) -> None:
         """The writer's life: a transaction for each group, until it is told to end and nothing waits."""
@@ -156,13 +157,13 @@ class Ledger:
                 entry.answer.set_result(outcome)
 
     def _commit(self, hashes: list[str]) -> list[Admission | Refused]:
-        bookings = list(self._unwritten.values())
+        bookings = self._unwritten.copy()  # callers add to it meanwhile
         if not bookings and not hashes:
             return []
         with self._engine.begin() as connection:
-            outcomes = settle(connection, bookings, hashes, self._clock)
-        for booking in bookings:
-            self._unwritten.pop(booking.admission.id, None)
+            outcomes = settle(connection, list(bookings.values()), hashes, self._clock)
+        for row in bookings:
+            self._unwritten.pop(row, None)
         return outcomes
 
 
@@ -170,4 +171,4 @@ def _lost(bookings: list[Booking]) -> str:
     tokens = sum(sum(booking.tokens.values()) for booking in bookings)
     cost = sum(booking.cost for booking in bookings) / COST_UNITS
     names = ", ".join(sorted({booking.admission.key_name for booking in bookings}))
-    return f"{len(bookings)} requests could not be booked: {tokens} tokens at a cost of {cost:g}, of the keys {names}"
+    return f"requests that could not be booked: {len(bookings)}, with {tokens} tokens at a cost of {cost:g}, of the keys {names}"
