@@ -1,6 +1,7 @@
 """The page in Chromium: opening it, using it, and a picture of it for the docs.
 
-The picture, of a server that runs: `PYTHONPATH=tests .venv/bin/python -m gateway.browsing http://127.0.0.1:8080 QUESTION docs/gateway.png`
+The picture, of a server that runs:
+`PYTHONPATH=tests .venv/bin/python -m gateway.browsing http://127.0.0.1:8080 QUESTION docs/gateway.png`
 """
 
 import shutil
@@ -82,7 +83,7 @@ def visiting(browser: Browser, url: str, **context: Any) -> Iterator[Visit]:
 
 def picture(url: str, question: str, file: str) -> None:
     """A question answered beside M alone."""
-    with chromium() as browser, visiting(browser, url, viewport={"width": 1100, "height": 660}) as visit:
+    with chromium() as browser, visiting(browser, url, viewport={"width": 1100, "height": 720}) as visit:
         visit.page.check("#beside")
         visit.ask(question)
         expect(visit.state(0)).to_have_text("finished", timeout=600_000)

@@ -1,67 +1,18 @@
-"""The page at `/`, in Chromium: what a person sees and can do."""
-
-import re
-from contextlib import contextmanager
-from typing import Any
+"""The page at `/`, in Chromium: what is asked, what is seen of it."""
 
 import pytest
 
 from counterpoint.gateway.keys import add_key
 from counterpoint.gateway.ledger import Ledger
-from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.types import Message, Piece
 from gateway.scripted import broken, words
-from gateway.serving import serving
-from gateway.staged import Gate, Staged
+from gateway.staged import ANSWER, PRICES, SIGNAL, Gate, held, pair
 
 pytest.importorskip("playwright", reason="the page is tested with playwright, which is not installed")
 from playwright.sync_api import expect
 
-from gateway import browsing
-
-SIGNAL, ANSWER = "two and two", "it is 4"
-THOUGHT = "<think>\nfirst I take two and then two more which makes four\n</think>\n\nit is 4"
-PRICES = {
-    "capable": {"url": "http://127.0.0.1:9/v1", "input_price": 1.0, "output_price": 10.0},
-    "light": {"url": "http://127.0.0.1:9/v1", "input_price": 0.1, "output_price": 1.0},
-    "routing": {"capable_alone_tokens": 12.0},
-}
+LOST = "The connection was lost before the answer was complete."
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script><b>"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if browsing.CHROMIUM is None:
-        pytest.skip("the page is tested in Chromium, which is not installed")
-    with browsing.chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visiting(browser):
-    """Opens the page of a gateway over two models."""
-
-    @contextmanager
-    def visiting(pair: Pair, ledger: Ledger | None = None, settings: dict[str, Any] | None = None, **context: Any):
-        with serving(pair, ledger, **(settings or {})) as served, browsing.visiting(browser, served.url, **context) as visit:
-            yield visit
-
-    return visiting
-
-
-def pair(capable: dict[str, Any] | None = None, light: dict[str, Any] | None = None, **rules: Any) -> Pair:
-    """Two models that answer in words, with other scripts for some stages."""
-    m_capable = {"signal": words(SIGNAL), "alone": words(THOUGHT), "answer": words("from M"), **(capable or {})}
-    return Pair(Staged("capable", **m_capable), Staged("light", **{"answer": words(ANSWER), **(light or {})}), **rules)
-
-
-def held(*texts: str) -> tuple[list[Any], list[Gate]]:
-    """A script that waits before each text but the first, and before its end."""
-    gates = [Gate() for _ in texts]
-    script: list[Any] = []
-    for text, gate in zip(texts, gates, strict=True):
-        script += [Piece(text=text, tokens=1), gate]
-    return [*script, Piece(finish="stop")], gates
 
 
 def test_the_signal_is_seen_to_grow_and_after_it_the_answer(visiting):
@@ -177,9 +128,6 @@ def test_the_browser_holds_the_page_to_its_own_script_and_this_server(visiting):
         }""")
         assert visit.page.title() == "Counterpoint"
         assert "Content Security Policy" in visit.complaints.pop()
-
-
-LOST = "The connection was lost before the answer was complete."
 
 
 @pytest.mark.parametrize(
@@ -348,118 +296,3 @@ def test_a_key_is_asked_for_where_one_is_needed_and_kept_in_this_tab_only(visiti
         expect(visit.answer()).to_have_text(ANSWER)
         kept = visit.page.evaluate("() => [Object.values(sessionStorage), Object.values(localStorage), document.cookie]")
         assert kept == [[key], [], ""]
-
-
-def test_everything_can_be_done_with_the_keyboard(visiting):
-    answer, gates = held("it is 4")
-    asked = pair(light={"answer": answer})
-    with visiting(asked) as visit:
-        keyboard = visit.page.keyboard
-        focused = "() => [document.activeElement.id || document.activeElement.tagName, getComputedStyle(document.activeElement).outlineStyle]"
-        reached = []
-        keyboard.type("one")  # the box has the focus from the start
-        keyboard.press("Shift+Enter")
-        keyboard.type("two")
-        for key in ("d", " ", " "):  # Duet in the list; the effort's list opens and closes; the check box
-            keyboard.press("Tab")
-            reached.append(visit.page.evaluate(focused))
-            keyboard.press("Space" if key == " " else key)
-            if reached[-1][0] == "effort":
-                keyboard.press("Escape")
-        keyboard.press("Tab")
-        reached.append(visit.page.evaluate(focused))
-        assert reached == [["policy", "solid"], ["effort", "solid"], ["beside", "solid"], ["send", "solid"]]
-        assert visit.page.input_value("#policy") == "duet"
-        keyboard.press("Enter")
-        expect(visit.answer(0)).to_have_text("it is 4")
-        assert asked.light.asks[0].messages == (Message("user", "one\ntwo"),)
-        assert len(asked.capable.asked("alone")) == 1
-        keyboard.press("Enter")  # the same button stops
-        expect(visit.state(0)).to_have_text("stopped")
-        for _ in range(3):  # back over the choices to the box
-            keyboard.press("Shift+Tab")
-        keyboard.press("Shift+Tab")
-        asked.light.scripts["answer"] = words("again")
-        keyboard.type("three")
-        keyboard.press("Control+Enter")
-        expect(visit.answer(2)).to_have_text("again")
-
-
-@pytest.mark.parametrize("width", [360, 1280])
-def test_no_width_needs_scrolling_to_the_side(visiting, width):
-    long = "x" * 300
-    asked = pair({"signal": words(long), "alone": words(long)}, {"answer": words(long)})
-    asked.capable.name = long
-    with visiting(asked, settings=PRICES, viewport={"width": width, "height": 640}) as visit:
-        fits = "() => document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-        assert visit.page.evaluate(fits)
-        visit.page.check("#beside")
-        visit.ask(long)
-        expect(visit.page.locator(".comparison")).to_be_visible()
-        assert visit.page.evaluate(fits)
-
-
-def test_who_reads_at_the_end_stays_there_and_who_has_scrolled_up_is_left_alone(visiting):
-    lines = "line\n" * 60
-    answer, gates = held(lines, lines, lines)
-    with visiting(pair(light={"answer": answer}), viewport={"width": 800, "height": 500}) as visit:
-        below = "() => document.documentElement.scrollHeight - innerHeight - scrollY"
-        visit.ask()
-        expect(visit.answer()).to_have_text(lines)
-        assert visit.page.evaluate(below) < 2
-        gates[0].set_result(None)
-        expect(visit.answer()).to_have_text(lines * 2)
-        assert visit.page.evaluate(below) < 2
-        visit.page.evaluate("() => scrollTo(0, 100)")
-        gates[1].set_result(None)
-        expect(visit.answer()).to_have_text(lines * 3)
-        assert visit.page.evaluate("() => scrollY") == 100
-
-
-@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
-def test_nothing_moves_for_who_does_not_want_it(visiting, motion):
-    signal, _ = held("two")
-    with visiting(pair({"signal": signal}), reduced_motion=motion) as visit:
-        visit.ask()
-        expect(visit.thought()).to_have_text("two")
-        name = visit.page.evaluate("() => getComputedStyle(document.querySelector('.writing .text'), '::after').animationName")
-        assert name == ("none" if motion == "reduce" else "blink")
-
-
-TEXTS = [
-    ".turn h2", ".lane h3", ".state", ".thought .text", ".answer .text", ".thought .who", ".answer .who", ".model", ".note.alarm",
-    "dt", "dd", ".comparison h3", ".row span:last-child", "h1", "#new", "#question", "#policy", "label:has(#beside)", "#send",
-]  # fmt: skip
-COLOURS = """selector => {
-    let behind = document.querySelector(selector);
-    const colour = getComputedStyle(behind).color;
-    while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
-    return [colour, getComputedStyle(behind).backgroundColor];
-}"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_has_the_contrast_of_wcag_aa(visiting, scheme):
-    with visiting(pair({"alone": [broken("capable", "rejected")]}), settings=PRICES, color_scheme=scheme) as visit:
-        visit.page.check("#beside")
-        visit.ask()
-        expect(visit.page.locator(".comparison")).to_be_visible()
-        expect(visit.page.locator(".note.alarm")).to_be_visible()
-        found = {text: visit.page.evaluate(COLOURS, text) for text in TEXTS}
-    contrasts = {text: contrast(*colours) for text, colours in found.items()}
-    assert {text: value for text, value in contrasts.items() if value < 4.5} == {}
-    background = luminance(found["h1"][1])
-    assert background < 0.05 if scheme == "dark" else background > 0.8
-
-
-def contrast(colour: str, behind: str) -> float:
-    """WCAG's ratio of two opaque colours."""
-    darker, lighter = sorted([luminance(colour), luminance(behind)])
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def luminance(colour: str) -> float:
-    assert colour.startswith("rgb("), f"{colour} is not opaque"
-    shares = [int(part) / 255 for part in re.findall(r"\d+", colour)]
-    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
