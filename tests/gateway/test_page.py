@@ -165,6 +165,15 @@ def test_a_server_that_is_gone_or_hidden_behind_something_else_is_told_in_words(
         assert visit.page.input_value("#question") == ""
 
 
+def test_a_stream_that_ends_without_its_end_is_not_taken_for_whole(visiting):
+    begun = 'data: {"choices": [{"delta": {"content": "it"}}]}\n\n'
+    with visiting(pair()) as visit:
+        visit.page.route("**/completions", lambda route: route.fulfill(body=begun, content_type="text/event-stream"))
+        visit.ask()
+        expect(visit.note()).to_have_text(LOST)
+        assert visit.answer().inner_text() == "it"
+
+
 def test_a_busy_server_says_when_to_try_again(visiting):
     with visiting(pair({"signal": [Gate()]}), settings={"server": {"concurrent": 1, "queue": 0}}) as visit:
         visit.page.check("#beside")
