@@ -1,6 +1,7 @@
 """`counterpoint serve`: from a run, a file and options to a server that runs."""
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -37,9 +38,12 @@ def serve(options: Options) -> None:
 
         from counterpoint.gateway.logs import to_stderr
         from counterpoint.gateway.server import make_app
+        from counterpoint.gateway.tracing import start_exporting
     except ImportError as error:
         raise ConfigError(f'serving needs {error.name}; install it with: pip install "counterpoint[serve]"') from error
     config = settings(options)
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        start_exporting()
     sock = listen(config.server.host, config.server.port)
     app = make_app(gateway_of(config))
     to_stderr()
@@ -86,7 +90,11 @@ def settings(options: Options) -> GatewayConfig:
 def of_run(directory: Path) -> dict[str, Any]:
     """The settings that follow from a run of DUET: its models, budgets, instruction, and what its evaluation measured."""
     if not (directory / "models" / "capable").is_dir() or not (directory / "models" / "light").is_dir():
-        hint = "train it first with: counterpoint quickstart --only duet" if directory == QUICKSTART else "give a finished run of DUET"
+        hint = (
+            "train it first with: counterpoint quickstart --only duet"
+            if directory == QUICKSTART
+            else "give a finished run of DUET"
+        )
         raise RunError(f"there is no trained pair in {directory}; {hint}, or name two models with --capable and --light")
     from counterpoint.jobs import task_of
     from counterpoint.run import Run
@@ -96,8 +104,8 @@ def of_run(directory: Path) -> dict[str, Any]:
         role: {"path": str(directory / "models" / role), "instruction": task_of(recipe).instruction}
         for role in ("capable", "light")
     }
-    values["budget"] = dict.fromkeys(("low", "medium", "high"), recipe.duet.max_signal_tokens)
-    values["budget"]["answer"] = recipe.duet.max_answer_tokens
+    signal = recipe.duet.max_signal_tokens
+    values["budget"] = {"low": signal, "medium": signal, "high": signal, "answer": recipe.duet.max_answer_tokens}
     evaluation = directory / "evaluation.json"
     if evaluation.exists():
         systems = json.loads(evaluation.read_text(encoding="utf-8"))["systems"]
@@ -122,8 +130,11 @@ def upstream(role: Role, config: UpstreamConfig) -> Upstream:
         from counterpoint.gateway.upstream import HttpUpstream
 
         return HttpUpstream(role, config)
+    from transformers.utils import logging
+
     from counterpoint.gateway.local import LocalUpstream
 
+    logging.disable_progress_bar()
     return LocalUpstream(role, config)
 
 
