@@ -183,10 +183,12 @@ def test_a_busy_server_says_when_to_try_again(visiting):
 
 
 def test_a_model_that_stood_in_is_named_and_so_is_why(visiting):
-    with visiting(pair({"signal": [broken("capable", "timeout")]})) as visit:
+    with visiting(pair({"signal": [broken("capable", "timeout")]}), settings=PRICES) as visit:
         visit.ask()
         expect(visit.note()).to_have_text("The light model m stood in: the capable model M took too long.")
         assert not visit.thought().is_visible()
+        expect(visit.page.locator("#send")).to_have_text("Send")
+        assert not visit.page.locator(".comparison").is_visible()  # M's failure saved nothing
     with visiting(pair(light={"answer": [broken("light", "connect")]})) as visit:
         visit.ask()
         expect(visit.note()).to_have_text("The capable model M stood in: the light model m could not be reached.")
