@@ -62,10 +62,12 @@ def evaluate(
     if is_run and overrides and out is None and gateway is None:
         raise ConfigError(f"--set changes what is measured; name a folder for it with --out; {first} holds the run's own")
     recipe = with_overrides(Run.open(first).recipe if is_run else load_recipe(first), overrides)
+    if gateway is not None:
+        recipe = of_kind(recipe, DuetRecipe)
     out = out or folder_of(first if is_run else None, recipe, gateway is not None)
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    if isinstance(recipe, DqoRecipe) and gateway is None:
+    if isinstance(recipe, DqoRecipe):
         evaluation = of_policies([Path(name) for name in what] if is_run else [], recipe, out, console, quiet)
         plot_diversity(evaluation, out / "evaluation.png")
     else:

@@ -69,10 +69,10 @@ def auto_line(auto: Auto) -> str:
             f"{lost}; `counterpoint serve` does not offer auto"
         )
     return (
-        f"auto: m alone answers {100 * auto.share_light:.0f} % of the questions where it is sure, the pair the rest: accuracy "
-        f"{_percent(auto.accuracy)} %, {_percent(auto.accuracy_difference, '+')} points to the pair's, with "
+        f"auto: m alone answers {100 * auto.share_light:.0f} % of the questions, those where it is sure, and the pair the rest: "
+        f"accuracy {_percent(auto.accuracy)} %, {_percent(auto.accuracy_difference, '+')} points to the pair's, with "
         f"{auto.capable_output_tokens:.1f} of M's tokens. Measured on half of the questions; the threshold, "
-        f"{auto.threshold:.4g} nats a token, was set on the other half to lose at most {lost}"
+        f"{_typeset(f'{auto.threshold:.4g}')} nats a token, was set on the other half to lose at most {lost}"
     )
 
 
@@ -106,8 +106,12 @@ def _percent(estimate: Estimate | None, sign: str = "") -> str:
     """A share in percent with half the width of its interval."""
     if estimate is None:
         return "–"
-    number = f"{100 * estimate.value:{sign}.1f}".replace("-", "−")
-    return f"{number} ± {100 * _half(estimate):.1f}"
+    return f"{_typeset(f'{100 * estimate.value:{sign}.1f}')} ± {100 * _half(estimate):.1f}"
+
+
+def _typeset(number: str) -> str:
+    """With a minus sign instead of a hyphen."""
+    return number.replace("-", "−")
 
 
 def _half(estimate: Estimate) -> float:
