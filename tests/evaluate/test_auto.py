@@ -1,5 +1,6 @@
 """`auto`'s threshold: by hand, by property, and out of an evaluation of a pair."""
 
+import asyncio
 import io
 import json
 from dataclasses import replace
@@ -24,9 +25,13 @@ from counterpoint.evaluate.run import (
     evaluate_systems,
 )
 from counterpoint.evaluate.show import print_table
+from counterpoint.gateway.config import UpstreamConfig
+from counterpoint.gateway.local import LocalUpstream
+from counterpoint.gateway.policies import confidence
+from counterpoint.gateway.types import Ask, Message, Piece, Sampling
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.data import make_data
-from counterpoint.rl.types import SamplingParams
+from counterpoint.rl.types import Question, SamplingParams
 from fakes import FakePolicy
 
 
@@ -119,10 +124,10 @@ def test_it_never_loses_more_than_the_tolerance_where_it_was_set_and_no_lower_th
     threshold = lowest_threshold(tried, tolerance)
     of_pair = share_and_accuracy(tried, None)[1]
     assert share_and_accuracy(tried, threshold)[1] >= of_pair - tolerance - 1e-6
-    lower = {t.confidence for group in tried for t in group if t.confidence is not None}
-    for confidence in lower:
-        if threshold is None or confidence < threshold:
-            assert share_and_accuracy(tried, confidence)[1] < of_pair - tolerance + 1e-6
+    others = {t.confidence for group in tried for t in group if t.confidence is not None}
+    for lower in others:
+        if threshold is None or lower < threshold:
+            assert share_and_accuracy(tried, lower)[1] < of_pair - tolerance + 1e-6
 
 
 @given(st.lists(st.lists(answers, min_size=1, max_size=4), min_size=2, max_size=8))
@@ -153,6 +158,26 @@ def test_confidence_is_the_untempered_mean_log_probability_of_what_m_says_unaide
             assert attempt.confidence == pytest.approx(fmean(completion.logprobs), abs=1e-5)
     plain = light_alone(light)(task.test, settings).attempts
     assert [[replace(attempt, confidence=None) for attempt in group] for group in sampled.attempts] == plain
+
+
+def test_a_gateway_that_runs_m_itself_is_as_sure_as_was_measured():
+    """On one scale whatever the temperature, or the threshold would mean something else than what it was set from."""
+    upstream = LocalUpstream("light", UpstreamConfig(path="builtin:light"))
+    m, question = Speaker(upstream.policy, upstream.renderer), Question("q", "12+34", "46")
+    settings = Settings(4, SamplingParams(9), SamplingParams(8, 0.6, 0.95, 20), seed=5)
+    [attempts] = light_alone_with_confidence(m)([question], settings).attempts
+    sampling = Sampling(0.6, 0.95, seed=settings.seed_of("answer"), n=4)
+    ask = Ask("answer", (Message("user", question.text),), 8, sampling, logprobs=True)
+
+    async def heard():
+        try:
+            return [piece async for piece in upstream.stream(ask) if isinstance(piece, Piece)]
+        finally:
+            await upstream.close()
+
+    pieces = asyncio.run(heard())
+    for i, attempt in enumerate(attempts):
+        assert confidence([piece for piece in pieces if piece.index == i]) == pytest.approx(attempt.confidence, abs=1e-5)
 
 
 def speakers_of(models):

@@ -7,19 +7,25 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from counterpoint.cli import main
 from counterpoint.config import load_recipe
 from counterpoint.errors import ConfigError, RunError
-from counterpoint.evaluate.baselines import settings_of
+from counterpoint.evaluate.baselines import capable_alone, light_alone, settings_of
+from counterpoint.evaluate.baselines import pair as both
 from counterpoint.evaluate.gateway import AT_A_TIME, KEY, Client, policies_of
 from counterpoint.evaluate.run import EVALUATION, SAMPLES, Evaluation, evaluate_systems
+from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.keys import Limits, add_key
 from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway.local import LocalUpstream
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.types import Message, Piece, Usage
+from counterpoint.jobs import task_of
+from counterpoint.policy.prompting import Speaker
 from counterpoint.run import Run
 from gateway.scripted import Scripted, broken, words
 from gateway.serving import serving
@@ -397,8 +403,7 @@ def test_the_command_measures_a_gateway_without_loading_a_model(recipe_file, tmp
     assert {file.name for file in folder.iterdir()} == {EVALUATION, SAMPLES, "evaluation.png"}
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines[4:7]]
-    assert [row[0] for row in rows] == ["capable", "duet", "light"]
-    assert [row[row.index("M_out") :] for row in rows]
+    assert [(row[0], row[9]) for row in rows] == [("capable", "100%"), ("duet", "50%"), ("light", "0%")]
     assert f"asked at {served.url}/v1, whose models have a top_k of their own" in lines
 
 
@@ -418,3 +423,28 @@ def test_what_a_gateway_cannot_be_measured_on_is_refused(recipe_file, capsys):
     assert "is a recipe for `counterpoint dqo`" in capsys.readouterr().err
     assert main(["eval", str(recipe_file), "--set", "evaluation.embedder=policy", "--gateway", "http://127.0.0.1:1"]) == 1
     assert "a gateway shows no hidden states" in capsys.readouterr().err
+
+
+def test_the_built_in_pair_behind_a_gateway_measures_as_it_does_without_one():
+    """Greedy, so that the two say the same."""
+    pytest.importorskip("reasoning_gym")
+    settings = ["temperature=0", "questions=6", "samples=1", "pass_at=[1]"]
+    recipe = load_recipe("quickstart-duet", [f"evaluation.{setting}" for setting in settings])
+    task = task_of(recipe)
+    upstreams = [
+        LocalUpstream(role, UpstreamConfig(path=f"builtin:{role}", instruction=task.instruction)) for role in ("capable", "light")
+    ]
+    capable, light = (Speaker(upstream.policy, upstream.renderer) for upstream in upstreams)
+    with serving(Pair(*upstreams)) as served:
+        found = evaluated(served.url, task, recipe).systems
+    expected = evaluate_systems(
+        {"capable": capable_alone(capable), "duet": both(capable, light), "light": light_alone(light)},
+        task,
+        recipe,
+        reference="capable",
+    ).systems
+    assert {name: replace(result, seconds_per_batch=0) for name, result in found.items()} == {
+        name: replace(result, seconds_per_batch=0) for name, result in expected.items()
+    }
+    assert found["duet"].accuracy.value > found["light"].accuracy.value
+    assert found["duet"].token_share < 1
