@@ -1,6 +1,6 @@
 """The gateway's settings: every one with its meaning and default, in one place. A TOML file, as recipes are."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,9 @@ class UpstreamConfig(Section):
         None, description="Base URL of an OpenAI-compatible server, with its /v1.", pattern=r"^https?://[^\s/]+\S*$"
     )
     path: str | None = Field(None, description="Or a model directory (or `builtin:NAME`), run in this process.")
-    model: str | None = Field(None, description="The model's name at that server; default: the first that it lists.")
+    model: str | None = Field(
+        None, description="The model's name at that server; default: the first that it lists, or the directory's name."
+    )
     api_key_env: str | None = Field(None, description="Environment variable that holds the server's key.")
     signal: Literal["thinking", "native", "message"] = Field(
         "thinking",
@@ -29,7 +31,7 @@ class UpstreamConfig(Section):
         "max_tokens", description="What the server calls it; OpenAI's reasoning models want max_completion_tokens."
     )
     omit: list[str] = Field([], description='Fields that the server refuses, never sent, e.g. ["stop", "temperature"].')
-    extra: dict[str, object] = Field({}, description="Sent along with every request, e.g. { top_k = 20 }.")
+    extra: dict[str, Any] = Field({}, description="Sent along with every request, e.g. { top_k = 20 }.")
     instruction: str = Field("", description="A sentence on the form of the answer that follows every question, as in training.")
     connect_seconds: float = Field(5.0, description="To reach the server.", gt=0)
     first_token_seconds: float = Field(60.0, description="From the request to the first token, and from any to the next.", gt=0)
