@@ -1,6 +1,6 @@
 """From what confidence on `auto` lets m's unaided answer stand: set on one half of the questions, measured on the other.
 
-Confidence is the mean log-probability of an answer's tokens, untempered: that is what servers report, and its scale does not
+Confidence is the mean log-probability of an answer's tokens, untempered: that is what servers usually report, and its scale does not
 hang on the temperature that a client asks for. The answers themselves are sampled with the settings of the evaluation.
 """
 
@@ -17,6 +17,9 @@ from counterpoint.evaluate.metrics import Estimate, difference_of, estimate_of
 
 TOLERANCE = 0.005
 """Accuracy that `auto` may lose against the pair: half a point."""
+LEAST_SHARE = 0.05
+"""Below this share of answers by m alone `auto` does not help: it would pay m every time for little, and a few lucky or wrong
+answers within the tolerance would look like a threshold."""
 ROUNDING = 1e-9
 
 
@@ -43,7 +46,7 @@ class Auto:
     """A threshold, and what `auto` does with it on questions that it was not set on."""
 
     threshold: float | None
-    """Nats. None: however sure m is, it is too often wrong; `auto` would pay m for nothing, and is not served."""
+    """Nats. None: there is none that helps, all go to the pair, and `auto` is not served."""
     share_light: float
     """Of the answers that m gives by itself."""
     accuracy: Estimate
@@ -62,18 +65,22 @@ class Auto:
 
 
 def set_threshold(tried_Q: Sequence[Sequence[BothWays]], tolerance: float = TOLERANCE) -> Auto | None:
-    """The threshold that every other question gives, measured on the rest; None for fewer than two questions."""
+    """The threshold that every other question gives, measured on the rest; None for fewer than two questions.
+
+    It is the lowest that keeps the accuracy of the pair less `tolerance`, if with it m answers `LEAST_SHARE` by itself.
+    """
     setting, measuring = tried_Q[::2], tried_Q[1::2]
     if not measuring:
         return None
     threshold = lowest_threshold(setting, tolerance)
-    by_light = _means(measuring, lambda one: one.is_sure(threshold))
+    if share_light(setting, threshold) < LEAST_SHARE:
+        threshold = None
     accuracy = _means(measuring, lambda one: one.light if one.is_sure(threshold) else one.pair)
     difference = difference_of(accuracy, _means(measuring, lambda one: one.pair))
     assert difference is not None  # all rewards are finite
     return Auto(
         threshold=threshold,
-        share_light=float(by_light.mean()),
+        share_light=share_light(measuring, threshold),
         accuracy=estimate_of(accuracy),
         accuracy_difference=difference,
         capable_output_tokens=float(_means(measuring, lambda one: 0 if one.is_sure(threshold) else one.capable_tokens).mean()),
@@ -94,6 +101,11 @@ def lowest_threshold(tried_Q: Sequence[Sequence[BothWays]], tolerance: float) ->
         if gain >= -tolerance - ROUNDING:
             lowest = confidence
     return lowest
+
+
+def share_light(tried_Q: Sequence[Sequence[BothWays]], threshold: float | None) -> float:
+    """Of the answers that m gives by itself with a threshold."""
+    return float(_means(tried_Q, lambda one: one.is_sure(threshold)).mean())
 
 
 def _means(tried_Q: Sequence[Sequence[BothWays]], value: Callable[[BothWays], float]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ NOT_TEXT = "\N{REPLACEMENT CHARACTER}"
 """What bytes decode to that are not whole characters."""
 OnTokens = Callable[[list[int], list[int], list[float]], None]
 """Hears of each step: the rows (prompt · n + sample) that have not ended, their new tokens, the log-probabilities of these, which
-are untempered, as servers report them. What it raises ends the sampling."""
+are untempered, as servers usually report them. What it raises ends the sampling."""
 
 
 class GrowingLayer(DynamicLayer):
