@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "what", nargs="+", help="a run directory (of DQO, several), or a recipe whose models are to be measured untrained"
     )
+    sub.add_argument("--gateway", metavar="URL", help="the policies of a running gateway, on the task of a run or recipe of DUET")
     sub.add_argument("--out", type=Path, help="folder for the table, the JSON and the plot; default: the run directory")
     takes_overrides(sub)
     is_quiet(sub)
@@ -156,7 +157,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from counterpoint.evaluate.command import evaluate as run_evaluation
 
     no_loading_bars()
-    run_evaluation(options.what, options.set, options.out, options.quiet)
+    run_evaluation(options.what, options.set, options.out, options.quiet, options.gateway)
 
 
 def plan(options: argparse.Namespace) -> None:

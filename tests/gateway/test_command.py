@@ -39,6 +39,22 @@ def test_a_run_says_its_models_budgets_instruction_and_what_the_capable_model_al
     assert config.routing.capable_alone_tokens == 66.8
 
 
+@pytest.mark.parametrize(
+    ("auto", "threshold"),
+    [
+        ({"auto": {"threshold": -0.125}}, -0.125),
+        ({"auto": {"threshold": None}}, None),
+        ({"auto": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_evaluation_of_a_run_sets_the_threshold_of_auto(run, auto, threshold):
+    """A pair that was measured before there was one has none, and neither has one that auto would not help."""
+    file = run / "evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | auto))
+    assert settings(Options(run)).routing.auto_threshold == threshold
+
+
 def test_the_file_goes_over_the_run_and_the_options_over_the_file(run, tmp_path):
     file = tmp_path / "gateway.toml"
     file.write_text('[capable]\nurl = "http://127.0.0.1:1/v1"\n[server]\nport = 1234\n[budget]\nanswer = 5\n')

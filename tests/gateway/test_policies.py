@@ -138,6 +138,14 @@ def test_auto_asks_the_capable_model_only_where_the_light_one_is_unsure(threshol
     assert asked.calls[0].usage == Usage(5, 1)  # a dropped answer was paid for too
 
 
+@pytest.mark.parametrize("told", [(None, None), (-0.01, None), ()])
+def test_auto_is_not_sure_of_tokens_whose_probability_is_not_told(told):
+    """A server may know no log-probabilities: that is not certainty."""
+    unaided = [Piece(text="4", tokens=1, logprob=logprob) for logprob in told] + [Piece(finish="stop")]
+    pair = Pair(Scripted("capable", words("because")), Scripted("light", unaided, words("4")), auto_threshold=-5)
+    assert say("auto", pair, turn()) == ("because", "4")
+
+
 @pytest.mark.parametrize(
     "pieces", [["<think>\nbe", "cause</thi", "nk>\n\n4"], ["<", "think>because</think>", "4"], ["<think>because</think>4"]]
 )

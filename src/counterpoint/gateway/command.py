@@ -108,8 +108,12 @@ def of_run(directory: Path) -> dict[str, Any]:
     values["budget"] = {"low": signal, "medium": signal, "high": signal, "answer": recipe.duet.max_answer_tokens}
     evaluation = directory / "evaluation.json"
     if evaluation.exists():
-        systems = json.loads(evaluation.read_text(encoding="utf-8"))["systems"]
-        values["routing"] = {"capable_alone_tokens": systems["M alone"]["capable_output_tokens"]}
+        measured = json.loads(evaluation.read_text(encoding="utf-8"))
+        alone, auto = measured["systems"].get("M alone"), measured.get("auto")
+        values["routing"] = {
+            "capable_alone_tokens": alone and alone["capable_output_tokens"],
+            "auto_threshold": auto and auto["threshold"],
+        }
     return values
 
 

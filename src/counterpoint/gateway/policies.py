@@ -94,18 +94,17 @@ def capable(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
 
 async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
     """m answers unaided; where it is not sure enough of what it said, that is dropped and the pair is asked."""
-    answer, logprob, tokens = [], 0.0, 0
+    answer: list[Piece] = []
     try:
         async with aclosing(call(pair.light, ask_answer(turn, "", logprobs=True), turn)) as pieces:
             async for piece in pieces:
-                answer.append(spoken(piece))
-                logprob, tokens = logprob + (piece.logprob or 0.0), tokens + piece.tokens
+                answer.append(piece)
     except UpstreamError as error:
         stand_in("capable", pair, turn, error)
         rest = alone(pair.capable, turn)
     else:
-        sure = tokens > 0 and pair.auto_threshold is not None and logprob / tokens >= pair.auto_threshold
-        rest = _these(answer) if sure else duet(pair, turn)
+        sure, threshold = confidence(answer), pair.auto_threshold
+        rest = _these(answer) if sure is not None and threshold is not None and sure >= threshold else duet(pair, turn)
     async with aclosing(rest) as deltas:
         async for delta in deltas:
             yield delta
@@ -248,6 +247,13 @@ class ThinkingApart:
         return thought + (self.until.end() if over else ""), ""
 
 
-async def _these(deltas: list[Delta]) -> AsyncGenerator[Delta, None]:
-    for delta in deltas:
-        yield delta
+def confidence(pieces: list[Piece]) -> float | None:
+    """Mean log-probability of the tokens in nats; None without tokens, or where the server does not tell it of all of them."""
+    spoken_for = [piece.logprob for piece in pieces if piece.tokens]
+    told = [logprob for logprob in spoken_for if logprob is not None]
+    return sum(told) / sum(piece.tokens for piece in pieces) if told and len(told) == len(spoken_for) else None
+
+
+async def _these(pieces: list[Piece]) -> AsyncGenerator[Delta, None]:
+    for piece in pieces:
+        yield spoken(piece)

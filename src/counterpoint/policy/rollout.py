@@ -21,8 +21,8 @@ COMPACT_SHARE = 8
 NOT_TEXT = "\N{REPLACEMENT CHARACTER}"
 """What bytes decode to that are not whole characters."""
 OnTokens = Callable[[list[int], list[int], list[float]], None]
-"""Hears of each step: the rows (prompt · n + sample) that have not ended, their new tokens, the log-probabilities of these. What
-it raises ends the sampling."""
+"""Hears of each step: the rows (prompt · n + sample) that have not ended, their new tokens, the log-probabilities of these, which
+are untempered, as servers usually report them. What it raises ends the sampling."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -112,13 +112,18 @@ def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tens
     logits = logits.float()
     if params.temperature == 0:
         token = logits.argmax(-1)
-        return token, logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]
+        return token, logprobs_of(logits, token)
     logprobs = (logits / params.temperature).log_softmax(-1)
     cumulative = truncate(logprobs.exp(), params.top_p, params.top_k).cumsum(-1)
     threshold = uniforms[:, None].clamp(max=1 - 2**-24) * cumulative[:, -1:]
     # right=True passes over tokens without probability, whose cumulative value equals their neighbour's
     token = torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
     return token, logprobs.gather(-1, token[:, None])[:, 0]
+
+
+def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities [rows] of tokens [rows] under logits [rows, V], as they are."""
+    return logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
 
 
 def entropy(logits: Tensor, temperature: float) -> Tensor:
@@ -209,7 +214,8 @@ class TransformersSampler:
             if entropies is not None:
                 entropies[rows, t] = entropy(logits, params.temperature)
             if on_tokens is not None:
-                on_tokens(rows[running].tolist(), token[running].tolist(), logprob[running].tolist())
+                of_model = logprobs_of(logits[running], token[running])
+                on_tokens(rows[running].tolist(), token[running].tolist(), of_model.tolist())
             at_end = running & torch.isin(token, self.end_tokens)
             at_stop = running & ~at_end & self._at_stop(tokens[rows, : t + 1], token, params.stop)
             ended = at_end | at_stop
