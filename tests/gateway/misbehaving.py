@@ -3,7 +3,7 @@
     python tests/gateway/misbehaving.py --port 0     # prints its port
 
 A mode is a function below: `/paced=20/mine/v1` writes a token every 20 ms. The label keeps the state and the counts of one test apart
-from another's; `GET /counts` has what was sent, by everything before `/v1`, and `GET /last/MODE/LABEL` the last request's body.
+from another's; `GET /counts/v1/` has what was sent, by MODE/LABEL, and `GET /last/MODE/LABEL/v1/` the last request's body.
 """
 
 import argparse
@@ -312,7 +312,9 @@ def broken(reply: Reply, times: float = RETRIES) -> None:
 
 
 def unauthorized(reply: Reply) -> None:
-    reply.error("401 Unauthorized")
+    """Quotes the key that it refuses."""
+    key = json.dumps({"error": {"message": f"no such key: {reply.connection.authorization.decode()}"}})
+    reply.status("401 Unauthorized", key.encode())
 
 
 def lively(reply: Reply, percent: float = 5) -> "Coroutine[Any, Any, None] | None":
@@ -344,7 +346,6 @@ class Connection(asyncio.Protocol):
         self.writable = asyncio.Event()
         self.writable.set()
         self.task: asyncio.Task[None] | None = None
-        self.count: Count | None = None
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -362,10 +363,14 @@ class Connection(asyncio.Protocol):
             self.task.cancel()
 
     def on_message_begin(self) -> None:
-        self.url, self.body = b"", b""
+        self.url, self.body, self.authorization = b"", b"", b""
 
     def on_url(self, url: bytes) -> None:
         self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"authorization":
+            self.authorization = value
 
     def on_body(self, body: bytes) -> None:
         self.body += body

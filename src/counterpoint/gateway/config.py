@@ -16,14 +16,19 @@ class UpstreamConfig(Section):
     path: str | None = Field(None, description="Or a model directory (or `builtin:NAME`), run in this process.")
     model: str | None = Field(None, description="The model's name at that server; default: the first that it lists.")
     api_key_env: str | None = Field(None, description="Environment variable that holds the server's key.")
-    signal: Literal["thinking", "message"] = Field(
+    signal: Literal["thinking", "native", "message"] = Field(
         "thinking",
-        description="Where the signal stands: in the model's own thinking, opened for it (vLLM, SGLang and llama.cpp go on from "
-        "an unfinished message), or in the messages, for servers that do neither show nor take thinking.",
+        description="Where the signal stands. `thinking`: in the model's thinking, opened for it (vLLM, SGLang and llama.cpp go on "
+        "from an unfinished message). `native`: M opens its thinking itself, by habit or by its template, as Qwen3 and R1 do; m is "
+        "asked as with `thinking`. `message`: in the messages, for servers that neither show nor take thinking.",
     )
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="What the server calls it; OpenAI's reasoning models want max_completion_tokens."
+    )
+    omit: list[str] = Field([], description="Fields that the server refuses, never sent, e.g. [\"stop\", \"temperature\"].")
     extra: dict[str, object] = Field({}, description="Sent along with every request, e.g. { top_k = 20 }.")
     connect_seconds: float = Field(5.0, description="To reach the server.", gt=0)
-    first_token_seconds: float = Field(60.0, description="From the request to the first token.", gt=0)
+    first_token_seconds: float = Field(60.0, description="From the request to the first token, and from any to the next.", gt=0)
     total_seconds: float = Field(600.0, description="Of one stage.", gt=0)
     retries: int = Field(2, description="After a connection error, 429 or 5xx, if no token has come yet.", ge=0)
     breaker_failures: int = Field(5, description="Failures in a row after which the model is not asked for a while.", ge=1)
