@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from counterpoint.config import Section
 
+DEFAULT_DATABASE = "sqlite:///counterpoint-keys.db"
+"""Of API keys and their use, in the working directory."""
+
 
 class UpstreamConfig(Section):
     """One of the two models: a URL of an OpenAI-compatible server, or a model directory."""
@@ -68,7 +71,8 @@ class RoutingConfig(Section):
     """Who answers."""
 
     policy: Literal["duet", "capable", "light", "auto"] = Field(
-        "duet", description="Where the client does not choose: the pair, one of the two alone, or m with M only where m is unsure."
+        "duet",
+        description="Where the client does not choose: the pair, one of the two alone, or m with M only where m is unsure.",
     )
     fallback: bool = Field(True, description="If one model fails the other answers; false: an error.")
     auto_threshold: float | None = Field(
@@ -83,7 +87,9 @@ class KeysConfig(Section):
     """Who may ask, and how much."""
 
     database: str | None = Field(
-        None, description="`sqlite:///FILE` or `postgresql://...`: API keys and what they have used. Without, no key is asked for."
+        None,
+        description="`sqlite:///FILE` or `postgresql://...`: API keys and what they have used. Without, no key is asked for. "
+        f"`counterpoint keys` takes {DEFAULT_DATABASE} unless told otherwise.",
     )
 
 
