@@ -77,6 +77,14 @@ def parser() -> argparse.ArgumentParser:
     sub = command("plan", plan, "parameters, memory, tokens and FLOPs of a step, before anything is loaded")
     takes_recipe(sub)
     command("tasks", tasks, "what can be asked, with an example of each")
+    sub = command("serve", serve, "the pair behind one OpenAI-compatible endpoint, with a page to try it")
+    sub.add_argument("run", nargs="?", type=Path, help="a run of DUET; default: the quickstart's")
+    sub.add_argument("--config", type=Path, help="a TOML file of the gateway's settings")
+    sub.add_argument("--capable", metavar="URL|PATH", help="M: the base URL of an OpenAI-compatible server, or a model directory")
+    sub.add_argument("--light", metavar="URL|PATH", help="m, likewise")
+    sub.add_argument("--host", help="default: 127.0.0.1")
+    sub.add_argument("--port", type=int, help="default: 8080; 0 takes a free one")
+    takes_overrides(sub)
     takes_key_actions(command("keys", keys, "who may use the gateway and how much: add, list or revoke API keys"))
     return top
 
@@ -170,6 +178,15 @@ def tasks(options: argparse.Namespace) -> None:
     for row in describe_tasks():
         table.add_row(*(escape(cell) for cell in (row.name, row.what, row.source, row.splits, row.example)))
     Console().print(table)
+
+
+def serve(options: argparse.Namespace) -> None:
+    from counterpoint.gateway.command import Options
+    from counterpoint.gateway.command import serve as run_server
+
+    run_server(
+        Options(options.run, options.config, options.capable, options.light, options.host, options.port, options.set)
+    )
 
 
 def keys(options: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ class UpstreamConfig(Section):
     )
     omit: list[str] = Field([], description="Fields that the server refuses, never sent, e.g. [\"stop\", \"temperature\"].")
     extra: dict[str, object] = Field({}, description="Sent along with every request, e.g. { top_k = 20 }.")
+    instruction: str = Field("", description="A sentence on the form of the answer that follows every question, as in training.")
     connect_seconds: float = Field(5.0, description="To reach the server.", gt=0)
     first_token_seconds: float = Field(60.0, description="From the request to the first token, and from any to the next.", gt=0)
     total_seconds: float = Field(600.0, description="Of one stage.", gt=0)

@@ -133,7 +133,7 @@ class Served(Response):
             return
         self.is_booked = True
         cost = self.gateway.tariff.cost_of(self.turn)
-        key = self.admission.name if self.admission else ""
+        key = self.admission.key_name if self.admission else ""
         seconds = time.monotonic() - self.began
         used = {role: total(self.turn, role) for role in ("capable", "light")}
         self.gateway.metrics.ended(self.policy, self.status, seconds, self.turn, key, cost)
