@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import gc
 import json
+import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -103,7 +104,8 @@ class Load:
     """When."""
     stopping: bool = False
 
-    async def client(self) -> None:
+    async def client(self, wait: float) -> None:
+        await asyncio.sleep(wait)
         where = urlsplit(self.url)
         head = f"POST {where.path}/chat/completions HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: application/json\r\n"
         request = f"{head}Authorization: Bearer none\r\nContent-Length: {len(self.body)}\r\n\r\n".encode() + self.body
@@ -119,8 +121,12 @@ class Load:
                 await asyncio.sleep(0.1)
 
     async def run(self, concurrent: int, warm_up: float, seconds: float) -> tuple[float, float]:
-        """From when to when it was measured: for so many seconds, and until every client was answered twice."""
-        clients = [asyncio.create_task(self.client()) for _ in range(concurrent)]
+        """From when to when it was measured: for so many seconds, and until as many were answered as two of each client make.
+
+        Clients begin at random times of the warm-up: people do not ask in step either.
+        """
+        chance = random.Random(0)
+        clients = [asyncio.create_task(self.client(chance.uniform(0, warm_up / 2))) for _ in range(concurrent)]
         await asyncio.sleep(warm_up)
         began, before = time.perf_counter(), len(self.answered)
         await asyncio.sleep(seconds)
@@ -187,6 +193,7 @@ def summary(load: Load, began: float, ended: float, wanted: Sequence[str]) -> di
     if wrong:
         print(f"{len(wrong)} wrong answers, the first: {wrong[0]}", file=sys.stderr)
     return {
+        "answered": len(load.answered),
         "requests": len(right),
         "wrong": len(wrong),
         "failed": sum(began <= when < ended for when in load.failed),
@@ -210,7 +217,7 @@ def main() -> None:
     arguments.add_argument("--url", required=True, help="with its /v1")
     arguments.add_argument("--model", default="counterpoint")
     arguments.add_argument("--concurrent", type=int, default=16)
-    arguments.add_argument("--warm-up", type=float, default=1.0, help="seconds that do not count")
+    arguments.add_argument("--warm-up", type=float, default=2.0, help="seconds that do not count")
     arguments.add_argument("--seconds", type=float, default=5.0)
     arguments.add_argument("--calls", type=int, default=1, help="a request is so many calls, one after the other")
     arguments.add_argument("--texts", nargs="+", required=True, help="what the stages of a right answer say")
