@@ -4,7 +4,7 @@
     python benchmarks/gateway.py
 
 The upstream (tests/gateway/misbehaving.py) answers a call with 32 tokens: at once, or one every 20 ms. A request to the gateway
-is two such calls, signal and answer; LiteLLM passes one through. "Added" is over the same calls made directly one after the other.
+is two such calls, signal and answer; LiteLLM passes one through. "Added" is over the same calls made directly, in sequence.
 Upstream, load (benchmarks/load.py), gateway and LiteLLM are a process each; systems take turns, so that what else the machine
 does meets all of them. Prints tables, and writes benchmarks/results/gateway-cpu.json.
 """
