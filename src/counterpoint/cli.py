@@ -184,9 +184,7 @@ def serve(options: argparse.Namespace) -> None:
     from counterpoint.gateway.command import Options
     from counterpoint.gateway.command import serve as run_server
 
-    run_server(
-        Options(options.run, options.config, options.capable, options.light, options.host, options.port, options.set)
-    )
+    run_server(Options(options.run, options.config, options.capable, options.light, options.host, options.port, options.set))
 
 
 def keys(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """An upstream that says what it was told to, to keep tests of what is above it small."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from counterpoint.gateway.types import Ask, Piece, Role, UpstreamError, Usage
 
@@ -14,7 +14,7 @@ class Scripted:
         self.asks: list[Ask] = []
         self.open = 0
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Piece | Usage]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         self.asks.append(ask)
         script = self.scripts[min(len(self.asks), len(self.scripts)) - 1]
         self.open += 1

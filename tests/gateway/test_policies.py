@@ -4,15 +4,17 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from gateway.scripted import Scripted, broken, words
 
 from counterpoint.gateway.api import Delta
 from counterpoint.gateway.policies import POLICIES, Pair, Turn
 from counterpoint.gateway.types import Message, Piece, Sampling, UpstreamError, Usage
+from gateway.scripted import Scripted, broken, words
 
 
 def turn(**changes) -> Turn:
-    return Turn(**{"messages": (Message("user", "2+2?"),), "sampling": Sampling(), "signal_tokens": 50, "answer_tokens": 20} | changes)
+    return Turn(
+        **{"messages": (Message("user", "2+2?"),), "sampling": Sampling(), "signal_tokens": 50, "answer_tokens": 20} | changes
+    )
 
 
 async def _deltas(policy, pair, asked) -> list[Delta]:
@@ -68,7 +70,9 @@ def test_a_bound_on_both_stages_leaves_the_answer_what_the_signal_did_not_take()
 
 
 def test_if_the_capable_model_fails_the_light_one_answers_with_as_much_of_the_signal_as_there_is():
-    pair = Pair(Scripted("capable", [Piece(text="two", tokens=1), broken("capable", spent=1)]), light := Scripted("light", words("4")))
+    pair = Pair(
+        Scripted("capable", [Piece(text="two", tokens=1), broken("capable", spent=1)]), light := Scripted("light", words("4"))
+    )
     asked = turn()
     assert say("duet", pair, asked) == ("two", "4")
     assert asked.fallback == "light"
@@ -125,7 +129,9 @@ def test_an_answer_that_nobody_has_seen_is():
 
 @pytest.mark.parametrize(("threshold", "expected"), [(-0.2, ("", "sure")), (-0.05, ("because", "4"))])
 def test_auto_asks_the_capable_model_only_where_the_light_one_is_unsure(threshold, expected):
-    pair = Pair(capable := Scripted("capable", words("because")), Scripted("light", words("sure"), words("4")), auto_threshold=threshold)
+    pair = Pair(
+        capable := Scripted("capable", words("because")), Scripted("light", words("sure"), words("4")), auto_threshold=threshold
+    )
     asked = turn()
     assert say("auto", pair, asked) == expected
     assert len(capable.asks) == (expected[0] != "")
@@ -150,7 +156,8 @@ def test_a_text_without_an_opening_tag_is_all_answer(text):
 def test_a_listener_that_goes_away_stops_the_model_and_what_it_wrote_is_counted(stage):
     hang = [Piece(text="a", tokens=1), None]
     pair = Pair(
-        Scripted("capable", hang if stage == "capable" else words("s")), Scripted("light", hang if stage == "light" else words("4"))
+        Scripted("capable", hang if stage == "capable" else words("s")),
+        Scripted("light", hang if stage == "light" else words("4")),
     )
     asked = turn()
 

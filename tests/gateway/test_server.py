@@ -4,16 +4,14 @@ import http.client
 import json
 import logging
 import socket
-import threading
 
 import openai
 import pytest
-from gateway.scripted import Scripted, broken, words
-from gateway.serving import config_of, serving, until
 
 from counterpoint.gateway.policies import Pair
-from counterpoint.gateway.server import Gateway, make_app
 from counterpoint.gateway.types import Message, Piece
+from gateway.scripted import Scripted, broken, words
+from gateway.serving import serving, until
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
 PRICES = {
@@ -24,7 +22,9 @@ PRICES = {
 
 
 def pair(capable=None, light=None, **rules) -> Pair:
-    return Pair(Scripted("capable", *(capable or [words("two twos")])), Scripted("light", *(light or [words("it is 4")])), **rules)
+    return Pair(
+        Scripted("capable", *(capable or [words("two twos")])), Scripted("light", *(light or [words("it is 4")])), **rules
+    )
 
 
 def client(served, **options) -> openai.OpenAI:
@@ -85,13 +85,20 @@ def test_choices_stop_strings_turns_and_budgets_reach_the_models():
         ("b", "two twos", "length"),
     ]
     signal, answer = asked.capable.asks[0], asked.light.asks[0]
-    assert (signal.max_tokens, answer.max_tokens, answer.sampling.stop, answer.sampling.n, answer.sampling.seed) == (7, 11, ("x",), 2, 3)
+    assert (signal.max_tokens, answer.max_tokens, answer.sampling.stop, answer.sampling.n, answer.sampling.seed) == (
+        7,
+        11,
+        ("x",),
+        2,
+        3,
+    )
     assert answer.messages[0] == Message("system", "Be brief.")
     assert len(answer.messages) == 4
 
 
 @pytest.mark.parametrize(
-    ("fields", "policy"), [({"model": "light"}, "light"), ({"model": "counterpoint", "counterpoint": {"policy": "capable"}}, "capable")]
+    ("fields", "policy"),
+    [({"model": "light"}, "light"), ({"model": "counterpoint", "counterpoint": {"policy": "capable"}}, "capable")],
 )
 def test_a_client_chooses_the_policy_by_the_model_or_by_a_field(fields, policy):
     with serving(pair()) as served:
@@ -110,7 +117,12 @@ def test_a_fallback_is_said_in_a_header_in_the_usage_and_in_a_metric():
 
 @pytest.mark.parametrize(
     ("kind", "status", "type_"),
-    [("server", 502, "server_error"), ("timeout", 504, "server_error"), ("breaker", 503, "server_error"), ("rate_limit", 429, "rate_limit_error")],
+    [
+        ("server", 502, "server_error"),
+        ("timeout", 504, "server_error"),
+        ("breaker", 503, "server_error"),
+        ("rate_limit", 429, "rate_limit_error"),
+    ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failure_before_the_first_token_has_a_status_and_an_error_in_openais_form(kind, status, type_, stream):

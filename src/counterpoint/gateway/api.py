@@ -173,7 +173,7 @@ class Chunks:
     def finished(self, finishes: Mapping[int, str], usage: Mapping[str, Any]) -> bytes:
         """Why each choice ended, and the usage."""
         ends = ({"index": i, "delta": {}, "finish_reason": finishes.get(i, "stop")} for i in range(self.n))
-        return f"{self.head}{', '.join(map(json.dumps, ends))}], \"usage\": {json.dumps(usage)}}}\n\n".encode()
+        return f'{self.head}{", ".join(map(json.dumps, ends))}], "usage": {json.dumps(usage)}}}\n\n'.encode()
 
     def usage(self, usage: Mapping[str, Any]) -> bytes:
         """The usage once more, in a chunk without choices, for clients that asked for it so (`stream_options`)."""

@@ -86,7 +86,11 @@ def settings(options: Options) -> GatewayConfig:
 def of_run(directory: Path) -> dict[str, Any]:
     """The settings that follow from a run of DUET: its models, budgets, instruction, and what its evaluation measured."""
     if not (directory / "models" / "capable").is_dir() or not (directory / "models" / "light").is_dir():
-        hint = "train it first with: counterpoint quickstart --only duet" if directory == QUICKSTART else "give a finished run of DUET"
+        hint = (
+            "train it first with: counterpoint quickstart --only duet"
+            if directory == QUICKSTART
+            else "give a finished run of DUET"
+        )
         raise RunError(f"there is no trained pair in {directory}; {hint}, or name two models with --capable and --light")
     from counterpoint.jobs import task_of
     from counterpoint.run import Run
@@ -96,8 +100,8 @@ def of_run(directory: Path) -> dict[str, Any]:
         role: {"path": str(directory / "models" / role), "instruction": task_of(recipe).instruction}
         for role in ("capable", "light")
     }
-    values["budget"] = dict.fromkeys(("low", "medium", "high"), recipe.duet.max_signal_tokens)
-    values["budget"]["answer"] = recipe.duet.max_answer_tokens
+    signal = recipe.duet.max_signal_tokens
+    values["budget"] = {"low": signal, "medium": signal, "high": signal, "answer": recipe.duet.max_answer_tokens}
     evaluation = directory / "evaluation.json"
     if evaluation.exists():
         systems = json.loads(evaluation.read_text(encoding="utf-8"))["systems"]

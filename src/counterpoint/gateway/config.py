@@ -28,7 +28,7 @@ class UpstreamConfig(Section):
     token_limit: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="What the server calls it; OpenAI's reasoning models want max_completion_tokens."
     )
-    omit: list[str] = Field([], description="Fields that the server refuses, never sent, e.g. [\"stop\", \"temperature\"].")
+    omit: list[str] = Field([], description='Fields that the server refuses, never sent, e.g. ["stop", "temperature"].')
     extra: dict[str, object] = Field({}, description="Sent along with every request, e.g. { top_k = 20 }.")
     instruction: str = Field("", description="A sentence on the form of the answer that follows every question, as in training.")
     connect_seconds: float = Field(5.0, description="To reach the server.", gt=0)

@@ -20,9 +20,9 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def log(message: str, level: int = logging.INFO, **fields: object) -> None:
+def log(message: str, /, **fields: object) -> None:
     """A line with fields."""
-    LOG.log(level, message, extra={OURS: fields})
+    LOG.info(message, extra={OURS: fields})
 
 
 def to_stderr() -> None:

@@ -13,9 +13,14 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         name = "counterpoint_"
-        self.requests = Counter(f"{name}requests", "Requests answered, by policy and status.", ["policy", "status"], registry=self.registry)
+        self.requests = Counter(
+            f"{name}requests", "Requests answered, by policy and status.", ["policy", "status"], registry=self.registry
+        )
         self.tokens = Counter(
-            f"{name}tokens", "Tokens, by model, stage, direction and key.", ["role", "stage", "direction", "key"], registry=self.registry
+            f"{name}tokens",
+            "Tokens, by model, stage, direction and key.",
+            ["role", "stage", "direction", "key"],
+            registry=self.registry,
         )
         self.first = Histogram(
             f"{name}first_token_seconds",
@@ -29,7 +34,9 @@ class Metrics:
         )
         self.errors = Counter(f"{name}upstream_errors", "Calls that failed, by kind.", ["role", "kind"], registry=self.registry)
         self.fallbacks = Counter(f"{name}fallbacks", "Requests that the other model answered.", ["to"], registry=self.registry)
-        self.breaker = Gauge(f"{name}breaker_open", "1 while a model is not asked, since it failed.", ["role"], registry=self.registry)
+        self.breaker = Gauge(
+            f"{name}breaker_open", "1 while a model is not asked, since it failed.", ["role"], registry=self.registry
+        )
         self.running = Gauge(f"{name}requests_running", "Requests being served.", registry=self.registry)
         self.waiting = Gauge(f"{name}requests_waiting", "Requests that wait for a place.", registry=self.registry)
         self.cost = Counter(f"{name}cost", "Money spent, by key.", ["key"], registry=self.registry)

@@ -1,11 +1,11 @@
 """Who answers: the pair (DUET's two stages), one of the two alone, or m with M only where m is unsure.
 
-Each policy is a generator of deltas over two upstreams; what it spends is written into the turn as it goes. The stages are those of
-`duet/infer.py`: M writes a signal up to its closing tag, m answers with the signal as its thinking.
+Each policy is a generator of deltas over two upstreams; what it spends is written into the turn as it goes. The stages are those
+of `duet/infer.py`: M writes a signal up to its closing tag, m answers with the signal as its thinking.
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +22,7 @@ class Call:
     role: Role
     stage: Stage
     model: str
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     began: float = field(default_factory=time.time)
     """Seconds since the epoch."""
     seconds: float = 0.0
@@ -66,7 +66,7 @@ class Pair:
     """Mean log-probability in nats from which m's unaided answer stands."""
 
 
-async def duet(pair: Pair, turn: Turn) -> AsyncIterator[Delta]:
+async def duet(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
     """M writes the signal, m answers with it. If M fails, m answers with as much of it as there is."""
     signal = ""
     try:
@@ -82,17 +82,17 @@ async def duet(pair: Pair, turn: Turn) -> AsyncIterator[Delta]:
             yield delta
 
 
-def light(pair: Pair, turn: Turn) -> AsyncIterator[Delta]:
+def light(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
     """m answers unaided."""
     return one_of(answer_by(pair.light, turn, ""), alone(pair.capable, turn), "capable", pair, turn)
 
 
-def capable(pair: Pair, turn: Turn) -> AsyncIterator[Delta]:
+def capable(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
     """M thinks and answers."""
     return one_of(alone(pair.capable, turn), answer_by(pair.light, turn, ""), "light", pair, turn)
 
 
-async def auto(pair: Pair, turn: Turn) -> AsyncIterator[Delta]:
+async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
     """m answers unaided; where it is not sure enough of what it said, that is dropped and the pair is asked."""
     answer, logprob, tokens = [], 0.0, 0
     try:
@@ -114,7 +114,7 @@ async def auto(pair: Pair, turn: Turn) -> AsyncIterator[Delta]:
 POLICIES = {"duet": duet, "light": light, "capable": capable, "auto": auto}
 
 
-async def signal_by(model: Upstream, turn: Turn) -> AsyncIterator[str]:
+async def signal_by(model: Upstream, turn: Turn) -> AsyncGenerator[str, None]:
     """The signal as it is written, without its tags. The request ends with it: no token after it is paid for."""
     budget = turn.signal_tokens if turn.total_tokens is None else min(turn.signal_tokens, turn.total_tokens - 1)
     if budget < 1:
@@ -135,7 +135,7 @@ async def signal_by(model: Upstream, turn: Turn) -> AsyncIterator[str]:
         yield rest
 
 
-async def answer_by(model: Upstream, turn: Turn, signal: str) -> AsyncIterator[Delta]:
+async def answer_by(model: Upstream, turn: Turn, signal: str) -> AsyncGenerator[Delta, None]:
     """The answer with a signal (empty: unaided)."""
     async with aclosing(call(model, ask_answer(turn, signal), turn)) as pieces:
         async for piece in pieces:
@@ -149,7 +149,7 @@ def ask_answer(turn: Turn, signal: str, logprobs: bool = False) -> Ask:
     return Ask("answer", turn.messages, budget, turn.sampling, signal, logprobs)
 
 
-async def alone(model: Upstream, turn: Turn) -> AsyncIterator[Delta]:
+async def alone(model: Upstream, turn: Turn) -> AsyncGenerator[Delta, None]:
     """One model's reasoning and answer in one go, told apart."""
     budget = turn.signal_tokens + turn.answer_tokens
     ask = Ask("alone", turn.messages, min(budget, turn.total_tokens or budget), turn.sampling)
@@ -165,7 +165,7 @@ def spoken(piece: Piece) -> Delta:
     return Delta(piece.thinking, piece.text, piece.index, piece.finish)
 
 
-async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncIterator[Piece]:
+async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, None]:
     """The pieces of one call. What it took is in the turn, however it ends: by itself, by an error, or since nobody listens."""
     record = Call(model.role, ask.stage, model.name)
     turn.calls.append(record)
@@ -190,8 +190,8 @@ async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncIterator[Piece]:
 
 
 async def one_of(
-    first: AsyncIterator[Delta], second: AsyncIterator[Delta], second_is: Role, pair: Pair, turn: Turn
-) -> AsyncIterator[Delta]:
+    first: AsyncGenerator[Delta, None], second: AsyncGenerator[Delta, None], second_is: Role, pair: Pair, turn: Turn
+) -> AsyncGenerator[Delta, None]:
     """What `first` says; what `second` says if `first` fails before the client has seen any of it."""
     said: list[Delta] = []
     try:
@@ -248,6 +248,6 @@ class ThinkingApart:
         return thought + (self.until.end() if over else ""), ""
 
 
-async def _these(deltas: list[Delta]) -> AsyncIterator[Delta]:
+async def _these(deltas: list[Delta]) -> AsyncGenerator[Delta, None]:
     for delta in deltas:
         yield delta

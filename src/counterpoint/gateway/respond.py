@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from counterpoint.gateway.ledger import Admission
 from counterpoint.gateway.logs import log
 from counterpoint.gateway.policies import POLICIES, Turn
 from counterpoint.gateway.tracing import trace_turn
-from counterpoint.gateway.types import ErrorKind, UpstreamError
+from counterpoint.gateway.types import ErrorKind, Role, UpstreamError, Usage
 from counterpoint.gateway.usage import total, usage_body
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Served(Response):
         usage = usage_body(self.turn, self.policy, self.gateway.tariff)
         return JSONResponse(whole.body(f"chatcmpl-{self.id}", self.asked.model, usage), headers=self.headers_now())
 
-    def deltas(self) -> AsyncIterator[Delta]:
+    def deltas(self) -> AsyncGenerator[Delta, None]:
         return POLICIES[self.policy](self.gateway.pair, self.turn)
 
     def headers_now(self) -> dict[str, str]:
@@ -135,7 +135,7 @@ class Served(Response):
         cost = self.gateway.tariff.cost_of(self.turn)
         key = self.admission.key_name if self.admission else ""
         seconds = time.monotonic() - self.began
-        used = {role: total(self.turn, role) for role in ("capable", "light")}
+        used: dict[Role, Usage] = {"capable": total(self.turn, "capable"), "light": total(self.turn, "light")}
         self.gateway.metrics.ended(self.policy, self.status, seconds, self.turn, key, cost)
         trace_turn(self.id, self.policy, self.status, self.turn, seconds)
         texts = {"messages": [vars(m) for m in self.turn.messages]} if self.gateway.config.server.log_texts else {}

@@ -81,11 +81,18 @@ class Gateway:
         """Who answers. Raises `ApiError` for a model that is not served."""
         models = self.models()
         if asked.model not in models:
-            raise ApiError(404, f"there is no model {asked.model!r}; choose one of {', '.join(models)}", code="model_not_found", param="model")
+            raise ApiError(
+                404,
+                f"there is no model {asked.model!r}; choose one of {', '.join(models)}",
+                code="model_not_found",
+                param="model",
+            )
         named: Any = self.config.routing.policy if asked.model == SERVED else asked.model
         policy = asked.counterpoint.policy or named
         if policy not in models:
-            raise ApiError(400, "policy auto needs routing.auto_threshold, which this server has not", param="counterpoint.policy")
+            raise ApiError(
+                400, "policy auto needs routing.auto_threshold, which this server has not", param="counterpoint.policy"
+            )
         return policy
 
     def models(self) -> list[str]:
@@ -126,7 +133,9 @@ def make_app(gateway: Gateway) -> FastAPI:
         await gateway.close()
 
     app = FastAPI(title="Counterpoint", lifespan=lifespan, docs_url=None, redoc_url=None)
-    body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")}}}
+    body = {
+        "content": {"application/json": {"schema": ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")}}
+    }
 
     @app.post("/v1/chat/completions", responses=ERRORS, openapi_extra={"requestBody": {"required": True, **body}})
     async def chat_completions(request: Request) -> Response:
@@ -134,7 +143,10 @@ def make_app(gateway: Gateway) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "counterpoint"} for name in gateway.models()]}
+        return {
+            "object": "list",
+            "data": [{"id": name, "object": "model", "created": 0, "owned_by": "counterpoint"} for name in gateway.models()],
+        }
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The nouns of the gateway: what a client asks, what one stage asks of one model, what comes back, and how that fails."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -77,7 +77,7 @@ class Upstream(Protocol):
     name: str
     """The model's name, for usage and errors."""
 
-    def stream(self, ask: Ask) -> AsyncIterator[Piece | Usage]:
+    def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         """The pieces of the completion as they are written, and one `Usage` last.
 
         An iterator that is closed early (`aclose`) stops the model at once. Raises `UpstreamError`; it may come after pieces.
@@ -104,9 +104,7 @@ class UpstreamError(Exception):
         retry_after: seconds, if the model said.
     """
 
-    def __init__(
-        self, role: Role, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None
-    ):
+    def __init__(self, role: Role, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None):
         super().__init__(message)
         self.role = role
         self.kind: ErrorKind = kind

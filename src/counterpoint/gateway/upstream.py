@@ -161,7 +161,9 @@ class HttpUpstream:
         body = bytearray()
         while len(body) < 4 * EXCERPT and (portion := await response.content.readany()):
             body += portion
-        said = f"{response.method} {response.url.path} was answered with {response.status} {response.reason}: {excerpt(bytes(body))}"
+        said = (
+            f"{response.method} {response.url.path} was answered with {response.status} {response.reason}: {excerpt(bytes(body))}"
+        )
         wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
         raise self._error(status_kind(response.status), said, retry_after=wait)
 
