@@ -1,6 +1,7 @@
 """`counterpoint serve`: from a run, a file and options to a server that runs."""
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -37,9 +38,12 @@ def serve(options: Options) -> None:
 
         from counterpoint.gateway.logs import to_stderr
         from counterpoint.gateway.server import make_app
+        from counterpoint.gateway.tracing import start_exporting
     except ImportError as error:
         raise ConfigError(f'serving needs {error.name}; install it with: pip install "counterpoint[serve]"') from error
     config = settings(options)
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        start_exporting()
     sock = listen(config.server.host, config.server.port)
     app = make_app(gateway_of(config))
     to_stderr()
@@ -126,8 +130,11 @@ def upstream(role: Role, config: UpstreamConfig) -> Upstream:
         from counterpoint.gateway.upstream import HttpUpstream
 
         return HttpUpstream(role, config)
+    from transformers.utils import logging
+
     from counterpoint.gateway.local import LocalUpstream
 
+    logging.disable_progress_bar()
     return LocalUpstream(role, config)
 
 

@@ -1,6 +1,6 @@
 """The gateway's settings: every one with its meaning and default, in one place. A TOML file, as recipes are."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -29,7 +29,7 @@ class UpstreamConfig(Section):
         "max_tokens", description="What the server calls it; OpenAI's reasoning models want max_completion_tokens."
     )
     omit: list[str] = Field([], description='Fields that the server refuses, never sent, e.g. ["stop", "temperature"].')
-    extra: dict[str, object] = Field({}, description="Sent along with every request, e.g. { top_k = 20 }.")
+    extra: dict[str, Any] = Field({}, description="Sent along with every request, e.g. { top_k = 20 }.")
     instruction: str = Field("", description="A sentence on the form of the answer that follows every question, as in training.")
     connect_seconds: float = Field(5.0, description="To reach the server.", gt=0)
     first_token_seconds: float = Field(60.0, description="From the request to the first token, and from any to the next.", gt=0)
