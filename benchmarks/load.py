@@ -63,9 +63,12 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.done: asyncio.Future[Reply] | None = None
+        self.lost = False
 
     async def send(self, request: bytes) -> Reply:
         """The whole response. Raises `ConnectionError` if the server hangs up first."""
+        if self.lost:
+            raise ConnectionError("the server has hung up")
         self.parser = httptools.HttpResponseParser(self)
         self.done, self.size = asyncio.get_running_loop().create_future(), 0
         self.reply = Reply(time.perf_counter())
@@ -87,6 +90,7 @@ class Connection(asyncio.Protocol):
         self.done.set_result(self.reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
         if self.done and not self.done.done():
             self.done.set_exception(exc or ConnectionError("the server hung up"))
 
@@ -103,6 +107,11 @@ class Load:
     failed: list[float] = field(default_factory=list)
     """When."""
     stopping: bool = False
+
+    @property
+    def ended(self) -> int:
+        """How many requests have, one way or the other."""
+        return len(self.answered) + len(self.failed)
 
     async def client(self, wait: float) -> None:
         await asyncio.sleep(wait)
@@ -121,16 +130,16 @@ class Load:
                 await asyncio.sleep(0.1)
 
     async def run(self, concurrent: int, warm_up: float, seconds: float) -> tuple[float, float]:
-        """From when to when it was measured: for so many seconds, and until as many were answered as two of each client make.
+        """From when to when it was measured: for so many seconds, and until as many have ended as two of each client make.
 
         Clients begin at random times of the warm-up: people do not ask in step either.
         """
         chance = random.Random(0)
         clients = [asyncio.create_task(self.client(chance.uniform(0, warm_up / 2))) for _ in range(concurrent)]
         await asyncio.sleep(warm_up)
-        began, before = time.perf_counter(), len(self.answered)
+        began, before = time.perf_counter(), self.ended
         await asyncio.sleep(seconds)
-        while len(self.answered) - before < 2 * concurrent and time.perf_counter() - began < LONGEST:
+        while self.ended - before < 2 * concurrent and time.perf_counter() - began < LONGEST:
             await asyncio.sleep(0.01)
         ended, self.stopping = time.perf_counter(), True
         await asyncio.gather(*clients)
@@ -168,7 +177,10 @@ def deltas(reply: Reply) -> Iterator[tuple[float, dict[str, Any]]]:
                 raise ValueError(f"the finish reason is {finish}")
             return
         if line.startswith(b"data: "):
-            for choice in json.loads(line[6:])["choices"][:1]:
+            event = json.loads(line[6:])
+            if "choices" not in event:
+                raise ValueError(f"the stream holds {line[:300]!r}")
+            for choice in event["choices"][:1]:
                 finish = choice.get("finish_reason") or finish
                 yield now, choice["delta"]
     raise ValueError(f"the stream ended without [DONE], with {body[-100:]!r}")
