@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -129,9 +130,9 @@ def parse(body: bytes) -> ChatRequest:
         raise ApiError(400, f"{where}: {message}" if where else message, param=where) from error
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Delta:
-    """Some more of the response."""
+    """Some more of the response; not frozen, as `Piece` is not."""
 
     reasoning: str = ""
     """M's signal, or what a model alone thought; of every choice where `index` is None."""
@@ -161,13 +162,13 @@ class Chunks:
     def of(self, delta: Delta) -> bytes:
         parts: list[str] = []
         if delta.reasoning:
-            text = json.dumps(delta.reasoning)
+            text = quoted(delta.reasoning)
             parts.append(f'"reasoning_content": {text}, "reasoning": {text}')  # clients differ in the name that they read
         if delta.content:
-            parts.append(f'"content": {json.dumps(delta.content)}')
-        inside = "{" + ", ".join(parts) + "}"
+            parts.append(f'"content": {quoted(delta.content)}')
+        after = f', "delta": {{{", ".join(parts)}}}, "finish_reason": null}}'
         indices = range(self.n) if delta.index is None else (delta.index,)
-        choices = ", ".join(f'{{"index": {i}, "delta": {inside}, "finish_reason": null}}' for i in indices)
+        choices = ", ".join([f'{{"index": {i}{after}' for i in indices])
         return f"{self.head}{choices}]}}\n\n".encode()
 
     def finished(self, finishes: Mapping[int, str], usage: Mapping[str, Any]) -> bytes:

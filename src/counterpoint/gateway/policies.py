@@ -168,22 +168,22 @@ async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, N
     """The pieces of one call. What it took is in the turn, however it ends: by itself, by an error, or since nobody listens."""
     record = Call(model.role, ask.stage, model.name)
     turn.calls.append(record)
-    began, counted = time.monotonic(), 0
+    began, counted, said = time.monotonic(), 0, None
     try:
         async with aclosing(model.stream(ask)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Usage):
-                    record.usage = piece
+                    said = piece
                     continue
                 if record.first_seconds is None:
                     record.first_seconds = time.monotonic() - began
                 counted += piece.tokens
-                record.usage = Usage(0, counted)
                 yield piece
     except UpstreamError as error:
-        record.error, record.usage = error.kind, error.usage
+        record.error, said = error.kind, error.usage
         raise
     finally:
+        record.usage = said or Usage(0, counted)
         record.seconds = time.monotonic() - began
         record.model = model.name
 

@@ -2,38 +2,40 @@
 
 
 class Until:
-    """Passes text on up to the first of some markers.
+    """Passes text on up to a marker.
 
-    What could be the beginning of a marker is held back until the next piece decides.
+    What could be the beginning of the marker is held back until the next piece decides.
     """
 
-    def __init__(self, *markers: str):
-        self.markers = tuple(marker for marker in markers if marker)
+    def __init__(self, marker: str):
+        self.marker = marker
         self.held = ""
         self.found = False
         self.rest = ""
         """What followed the marker in the piece that completed it."""
 
     def feed(self, text: str) -> str:
-        """The part of what is known so far that is surely before a marker and was not passed on yet."""
+        """The part of what is known so far that is surely before the marker and was not passed on yet."""
         if self.found:
             return ""
-        text = self.held + text
-        places = [(text.find(marker), marker) for marker in self.markers if marker in text]
-        if places:
-            at, marker = min(places)
-            self.found, self.held, self.rest = True, "", text[at + len(marker) :]
-            return text[:at]
-        keep = max((_overlap(text, marker) for marker in self.markers), default=0)
-        self.held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        before, marker, after = (self.held + text).partition(self.marker)
+        if marker:
+            self.found, self.held, self.rest = True, "", after
+            return before
+        start = self._start(before)
+        self.held = before[start:]
+        return before[:start]
 
     def end(self) -> str:
         """What was held back: no more text comes, so it was no marker."""
         held, self.held = self.held, ""
         return held
 
-
-def _overlap(text: str, marker: str) -> int:
-    """Characters at the end of `text` that begin `marker`."""
-    return next((size for size in range(min(len(text), len(marker) - 1), 0, -1) if marker.startswith(text[-size:])), 0)
+    def _start(self, text: str) -> int:
+        """Where at the end of the text the marker may have begun; its length if nowhere."""
+        start = text.find(self.marker[0], max(0, len(text) - len(self.marker) + 1))
+        while start >= 0:
+            if self.marker.startswith(text[start:]):
+                return start
+            start = text.find(self.marker[0], start + 1)
+        return len(text)
