@@ -2,8 +2,8 @@
 
     python tests/gateway/misbehaving.py --port 0     # prints its port
 
-A mode is a function below: `/paced=20/mine/v1` writes a token every 20 ms. The label keeps the state and the counts of one test apart
-from another's; `GET /counts` has what was sent, by everything before `/v1`, and `GET /last/MODE/LABEL` the last request's body.
+A mode is a function below: `/paced=20/mine/v1` writes a token every 20 ms. The label keeps the state and the counts of one test
+apart from another's; `GET /counts` has what was sent, by MODE/LABEL, and `GET /last/MODE/LABEL` the last request's body.
 """
 
 import argparse
@@ -181,6 +181,24 @@ def thinking(reply: Reply) -> None:
     reply.end()
 
 
+def undone(reply: Reply) -> None:
+    """Without [DONE], and the connection closed."""
+    reply.write(STREAM_HEAD + whole(reply.tokens, reply.n, reply.reason, False), reply.tokens * reply.n)
+    reply.close()
+
+
+async def lingering(reply: Reply) -> None:
+    """Without [DONE], and the connection left open."""
+    reply.write(STREAM_HEAD + whole(reply.tokens, reply.n, reply.reason, False), reply.tokens * reply.n)
+    await asyncio.sleep(FOREVER)
+
+
+async def unended(reply: Reply) -> None:
+    """With [DONE], and the body left without its end."""
+    reply.write(STREAM_HEAD + whole(reply.tokens, reply.n, reply.reason, False) + framed(DONE), reply.tokens * reply.n)
+    await asyncio.sleep(FOREVER)
+
+
 def commented(reply: Reply) -> None:
     """CRLF, comments, other fields, data over two lines, in pieces of seven bytes that split characters."""
     said = event([{"index": 0, "delta": {"content": "né 🎵"}, "finish_reason": "stop"}]).strip().replace(b"\\u00e9", "é".encode())
@@ -214,29 +232,47 @@ async def stalled(reply: Reply) -> None:
 async def endless(reply: Reply) -> None:
     """Tokens for ever, whatever max_tokens says, as fast as they are read."""
     reply.write(STREAM_HEAD)
-    number = 0
     while not reply.connection.lost:
         await reply.connection.writable.wait()
-        for number in range(number, number + 16):
-            reply.token(number % TOKENS)
+        for number in range(TOKENS):
+            reply.token(number)
         await asyncio.sleep(0)
 
 
 async def line(reply: Reply) -> None:
     """A line for ever."""
     reply.write(STREAM_HEAD + framed(b"data: "))
+    await forever(reply, b"x" * 65536)
+
+
+async def noise(reply: Reply) -> None:
+    """Comments for ever."""
+    reply.write(STREAM_HEAD)
+    await forever(reply, b": still here\n\n" * 4096)
+
+
+async def vast(reply: Reply) -> None:
+    """One JSON text for ever."""
+    reply.write(STREAM_HEAD.replace(b"text/event-stream", b"application/json"))
+    await forever(reply, b" " * 65536)
+
+
+async def forever(reply: Reply, data: bytes) -> None:
     while not reply.connection.lost:
         await reply.connection.writable.wait()
-        reply.write(framed(b"x" * 65536))
+        reply.write(framed(data))
         await asyncio.sleep(0)
 
 
 # ---- modes that break off
 
 
-def half(reply: Reply) -> None:
+async def half(reply: Reply, milliseconds: float = 0) -> None:
     """Half of the tokens, half an event, and the connection closed."""
-    reply.some(reply.tokens // 2)
+    reply.some(1)
+    for number in range(1, reply.tokens // 2):
+        await asyncio.sleep(milliseconds / 1000)
+        reply.token(number)
     reply.write(framed(token(0).split(b"\r\n")[1][:40]))
     reply.close()
 
@@ -284,6 +320,11 @@ def html(reply: Reply) -> None:
     reply.status("200 OK", b"<html>welcome</html>", kind="text/html")
 
 
+def zipped(reply: Reply) -> None:
+    """Compressed, or so it says."""
+    reply.status("200 OK", b"", "Content-Encoding: gzip", kind="text/event-stream")
+
+
 def fat(reply: Reply) -> None:
     """A header without end."""
     reply.write(STREAM_HEAD[:-2] + b"X-Fat: " + b"x" * (1 << 20))
@@ -312,7 +353,9 @@ def broken(reply: Reply, times: float = RETRIES) -> None:
 
 
 def unauthorized(reply: Reply) -> None:
-    reply.error("401 Unauthorized")
+    """Quotes the key that it refuses."""
+    key = json.dumps({"error": {"message": f"no such key: {reply.connection.authorization.decode()}"}})
+    reply.status("401 Unauthorized", key.encode())
 
 
 def lively(reply: Reply, percent: float = 5) -> "Coroutine[Any, Any, None] | None":
@@ -325,10 +368,10 @@ def lively(reply: Reply, percent: float = 5) -> "Coroutine[Any, Any, None] | Non
 MODES = {
     mode.__name__: mode
     for mode in (
-        *(instant, plain, paced, silent, thinking, commented),
-        *(headless, tokenless, stalled, endless, line),
+        *(instant, plain, paced, silent, thinking, commented, undone, lingering, unended),
+        *(headless, tokenless, stalled, endless, line, noise, vast),
         *(half, headers, dropped, cut),
-        *(garbled, foreign, troubled, html, fat, moved),
+        *(garbled, foreign, troubled, html, zipped, fat, moved),
         *(busy, broken, unauthorized, lively),
     )
 }
@@ -344,7 +387,6 @@ class Connection(asyncio.Protocol):
         self.writable = asyncio.Event()
         self.writable.set()
         self.task: asyncio.Task[None] | None = None
-        self.count: Count | None = None
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -362,10 +404,14 @@ class Connection(asyncio.Protocol):
             self.task.cancel()
 
     def on_message_begin(self) -> None:
-        self.url, self.body = b"", b""
+        self.url, self.body, self.authorization = b"", b"", b""
 
     def on_url(self, url: bytes) -> None:
         self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"authorization":
+            self.authorization = value
 
     def on_body(self, body: bytes) -> None:
         self.body += body
