@@ -1,5 +1,6 @@
 """A gateway that listens, in a thread of the test."""
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -26,6 +27,20 @@ class Served:
 
     url: str
     gateway: Gateway
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
+
+    def tasks(self) -> int:
+        """How many run in its event loop."""
+
+        async def count() -> int:
+            return len(asyncio.all_tasks()) - 1
+
+        return asyncio.run_coroutine_threadsafe(count(), self.loop).result(5)
 
     def get(self, path: str) -> tuple[int, str]:
         return fetch(urllib.request.Request(self.url + path))[:2]
@@ -47,6 +62,14 @@ def fetch(request: urllib.request.Request) -> tuple[int, str, dict[str, str]]:
         return error.code, error.read().decode(), dict(error.headers)
 
 
+class Server(uvicorn.Server):
+    """Tells its event loop."""
+
+    async def startup(self, sockets=None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+
 def config_of(**sections: Any) -> GatewayConfig:
     return GatewayConfig.model_validate({"capable": PLACE, "light": PLACE, **sections})
 
@@ -57,13 +80,13 @@ def serving(pair: Pair, ledger=None, **sections: Any) -> Iterator[Served]:
     config = config_of(**sections)
     gateway = Gateway(config, pair, ledger)
     sock = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(make_app(gateway), log_config=None, access_log=False))
+    server = Server(uvicorn.Config(make_app(gateway), log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     try:
         while not server.started:
             time.sleep(0.01)
-        yield Served(f"http://127.0.0.1:{sock.getsockname()[1]}", gateway)
+        yield Served(f"http://127.0.0.1:{sock.getsockname()[1]}", gateway, server.loop)
     finally:
         server.should_exit = True
         thread.join(20)
