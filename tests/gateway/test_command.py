@@ -96,5 +96,4 @@ def test_an_unfinished_run_is_no_pair_to_serve(tmp_path):
 
 def test_a_port_that_is_taken_is_said():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="choose another --port"):
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         listen("127.0.0.1", taken.getsockname()[1])

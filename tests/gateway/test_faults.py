@@ -88,7 +88,9 @@ def stage(where, tmp_path) -> Iterator[Stage]:
         until(lambda: served.tasks() <= before)  # no task is left of any request
         ports = {where.misbehaving.port}
         # of five requests, at most one connection to each model is kept, to be used again
-        kept = [c for c in psutil.Process().net_connections("tcp") if c.raddr and c.raddr.port in ports and c.status != "TIME_WAIT"]
+        kept = [
+            c for c in psutil.Process().net_connections("tcp") if c.raddr and c.raddr.port in ports and c.status != "TIME_WAIT"
+        ]
         assert len(kept) <= 4
 
 

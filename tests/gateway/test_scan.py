@@ -1,5 +1,7 @@
 """Markers in text that comes in pieces."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +28,6 @@ def test_the_beginning_of_a_marker_that_turns_out_to_be_none_is_passed_on():
 def test_however_a_text_is_cut_what_passes_is_what_is_before_the_marker(text, cuts, marker):
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     until = Until(marker)
-    passed = "".join(until.feed(text[a:b]) for a, b in zip(edges, edges[1:], strict=False)) + until.end()
+    passed = "".join(until.feed(text[a:b]) for a, b in pairwise(edges)) + until.end()
     assert passed == text.split(marker)[0]
     assert until.found == (marker in text)

@@ -11,10 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from counterpoint.errors import LedgerError
 from counterpoint.gateway.api import ApiError, ChatRequest, PolicyName, parse
 from counterpoint.gateway.config import GatewayConfig
 from counterpoint.gateway.gate import Gate
 from counterpoint.gateway.ledger import Admission, Ledger, Refused
+from counterpoint.gateway.logs import log
 from counterpoint.gateway.metrics import Metrics
 from counterpoint.gateway.page import page_response
 from counterpoint.gateway.policies import Pair, Turn
@@ -171,6 +173,11 @@ def make_app(gateway: Gateway) -> FastAPI:
     @app.exception_handler(ApiError)
     async def _refused(_: Request, error: ApiError) -> JSONResponse:
         return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(LedgerError)
+    async def _no_ledger(_: Request, error: LedgerError) -> JSONResponse:
+        log("ledger failed", error=str(error))  # names the database, which is no client's concern
+        return JSONResponse(ApiError(503, "API keys cannot be checked now; try again", "server_error").body, 503)
 
     @app.exception_handler(HTTPException)
     async def _no_route(_: Request, error: HTTPException) -> JSONResponse:

@@ -81,7 +81,7 @@ def _call_body(call: Call, tariff: Tariff) -> dict[str, Any]:
 
 
 def _alone_body(turn: Turn, tariff: Tariff) -> dict[str, Any] | None:
-    """What M alone would have taken: its mean output in an evaluation, on the prompt that it had here. None where it is not known."""
+    """What M alone would have taken: its mean output in an evaluation, on the prompt that it had here; None if not known."""
     prompts = [call.usage.prompt_tokens for call in turn.calls if call.role == "capable" and call.usage.prompt_tokens]
     prompts = prompts or [call.usage.prompt_tokens for call in turn.calls]
     if tariff.capable_alone_tokens is None or not prompts:
