@@ -200,8 +200,9 @@ def loaded_by(code, names):
         "from counterpoint.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from counterpoint.cli import main\nassert main(['duet', 'no-such-recipe']) == 1",
         "from counterpoint.cli import main\nassert main(['dqo', 'quickstart-duet']) == 1",
+        "from counterpoint.cli import main\nassert main(['keys', 'list', '--database', 'sqlite:///no/such/file']) == 1",
     ],
-    ids=["the package", "the command line", "--help", "a wrong recipe", "a recipe of the other method"],
+    ids=["the package", "the command line", "--help", "a wrong recipe", "a recipe of the other method", "API keys"],
 )
 def test_nothing_heavy_is_loaded_by(code):
     assert loaded_by(code, HEAVY) == []

@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from counterpoint.gateway.admission import MOST_COST, MOST_TOKENS, WINDOW, Admission, Refused
-from counterpoint.gateway.database import COST_UNITS
+from counterpoint.gateway.admission import MOST_COST, MOST_TOKENS, WINDOW, Admission, Refused, settle
+from counterpoint.gateway.database import COST_UNITS, hash_of, open_database
 from counterpoint.gateway.keys import Limits, add_key, list_keys, revoke_key
 from counterpoint.gateway.types import Usage
 from gateway.bookkeeping import COST, TOKENS, USED, opened, outcomes, request, use_of
@@ -197,13 +200,47 @@ def test_several_gateways_book_everything_once_whatever_keys_they_share(database
 
     async def scenario():
         async with opened(database) as one, opened(database) as other:
-            orders = ((one, keys), (other, keys[::-1]))  # locks taken in the order of the requests would lock each other out
-            await asyncio.gather(*(request(ledger, key) for _ in range(16) for ledger, order in orders for key in order))
+            await asyncio.gather(*(request(ledger, key) for _ in range(16) for ledger in (one, other) for key in keys))
 
     asyncio.run(scenario())
     for use in list_keys(database):
         assert (use.requests, use.unbooked, use.spent) == (32, 0, 0.008)
         assert sum(use.tokens.values()) == 32 * TOKENS
+
+
+def test_keys_are_locked_in_one_order_lest_two_gateways_wait_for_each_other(postgres):
+    database = postgres.new_database()
+    hashes = [hash_of(add_key(database, name)) for name in ("first", "second")]
+    engine = open_database(database)
+
+    def let_in():
+        with engine.begin() as connection:
+            return settle(connection, [], hashes[::-1])
+
+    with psycopg.connect(database) as other, psycopg.connect(database, autocommit=True) as watch, ThreadPoolExecutor() as pool:
+        watch.execute("UPDATE counterpoint_keys SET spent = 1 WHERE id = 1")  # which puts it behind the other in the file
+        other.execute("SELECT * FROM counterpoint_keys WHERE id = 1 FOR UPDATE")
+        admissions = pool.submit(let_in)
+        deadline = monotonic() + 10
+        while watch.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchall() == [(0,)]:
+            assert monotonic() < deadline
+        other.execute("SELECT * FROM counterpoint_keys WHERE id = 2 FOR UPDATE NOWAIT")
+        other.rollback()
+        assert len(admitted(admissions.result(timeout=10))) == 2
+    engine.dispose()
+
+
+def test_a_request_that_is_booked_again_counts_once(database):
+    key = add_key(database, "ci")
+
+    async def scenario():
+        async with opened(database) as ledger:
+            admission = await ledger.admit(key)
+            for _ in range(2):
+                await ledger.book(admission, USED, COST)
+
+    asyncio.run(scenario())
+    assert (sum(use_of(database).tokens.values()), use_of(database).spent) == (TOKENS, COST)
 
 
 tokens = st.integers(0, MOST_TOKENS)

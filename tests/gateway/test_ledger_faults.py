@@ -6,10 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from resource import RLIMIT_FSIZE, getrlimit, setrlimit
-from threading import Barrier, Event
+from threading import Event
 
 import psycopg
 import pytest
@@ -18,7 +17,7 @@ from sqlalchemy import event, func, select, text
 from counterpoint.errors import LedgerError
 from counterpoint.gateway import ledger as ledger_module
 from counterpoint.gateway.admission import MOST_TOKENS, Refused
-from counterpoint.gateway.database import COST_UNITS, TOKEN_COLUMNS, keys, open_database, schema, usage
+from counterpoint.gateway.database import COST_UNITS, TOKEN_COLUMNS, keys, open_database, usage
 from counterpoint.gateway.keys import Limits, add_key
 from counterpoint.gateway.ledger import Ledger
 from counterpoint.gateway.types import Usage
@@ -125,6 +124,28 @@ def test_a_server_that_hangs_is_an_error_and_one_that_wakes_is_used(postgres):
     assert use_of(database).unbooked == 0
 
 
+def test_a_commit_whose_answer_is_lost_is_not_repeated(database, monkeypatch):
+    key = add_key(database, "ci")
+
+    async def scenario():
+        async with opened(database) as ledger:
+            admission = await ledger.admit(key)
+            dialect = ledger._engine.dialect
+            commit = dialect.do_commit
+
+            def commit_and_break(connection):
+                commit(connection)
+                raise OSError("the connection broke")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(dialect, "do_commit", commit_and_break)
+                with pytest.raises(LedgerError, match="the connection broke"):
+                    await ledger.book(admission, USED, COST)
+            await works(ledger, key, database)
+
+    asyncio.run(scenario())
+
+
 def test_a_booking_that_failed_is_tried_again_though_no_request_comes(database, locked, monkeypatch):
     monkeypatch.setattr(ledger_module, "RETRY_SECONDS", 0.05)
     key = add_key(database, "ci")
@@ -194,6 +215,29 @@ def test_all_that_waits_is_written_in_one_transaction(database, locked):
             assert len(committed) == 2
             await asyncio.gather(*(ledger.book(admission, USED, COST) for admission in admissions))
             assert len(committed) <= 4
+
+    asyncio.run(scenario())
+
+
+def test_what_is_booked_counts_for_those_let_in_by_the_same_transaction(database, locked):
+    key = add_key(database, "ci", Limits(spend=COST))
+    other = add_key(database, "other")
+
+    async def scenario():
+        async with opened(database) as ledger:
+            admission = await ledger.admit(key)
+            committed, begun = transactions(ledger)
+            with locked(database):
+                first = asyncio.create_task(ledger.admit(other))
+                await asyncio.wait_for(begun.wait(), 10)
+                next_one = asyncio.create_task(ledger.admit(key))
+                booking = asyncio.create_task(ledger.book(admission, USED, COST))
+                await asyncio.sleep(0)
+            await asyncio.gather(first, booking)
+            with pytest.raises(Refused) as refusal:
+                await next_one
+            assert refusal.value.kind == "spend"
+            assert len(committed) == 2
 
     asyncio.run(scenario())
 
@@ -329,52 +373,3 @@ def test_a_request_that_a_dead_gateway_left_open_counts_as_a_request(database):
 
     asyncio.run(scenario())
     assert (use_of(database).requests, use_of(database).unbooked) == (1, 1)
-
-
-def test_a_new_database_may_be_opened_by_many_at_once(database):
-    together = Barrier(8)
-
-    def open_it(_: int) -> int:
-        together.wait()
-        engine = open_database(database)
-        with engine.begin() as connection:
-            versions = connection.scalars(select(schema.c.version)).all()
-        engine.dispose()
-        return len(versions)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(open_it, range(8))) == [1] * 8
-
-
-def test_tables_of_another_version_are_left_alone(database):
-    engine = open_database(database)
-    with engine.begin() as connection:
-        connection.execute(schema.update().values(version=2))
-    engine.dispose()
-    with pytest.raises(
-        LedgerError, match="has tables of version 2, this Counterpoint knows 1; take the Counterpoint that wrote it"
-    ):
-        Ledger(database)
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("keys.db", "is written as sqlite:///FILE or postgresql://USER@HOST/NAME"),
-        ("sqlite://", "is written as"),
-        ("mysql://localhost/keys", "is written as"),
-        ("sqlite:////nowhere/at/all.db", r"at sqlite:////nowhere/at/all.db failed \(unable to open database file\)"),
-        ("postgresql://me:secret@127.0.0.1:1/keys?password=hidden", r"at postgresql://me:\*\*\*@127.0.0.1:1/keys failed"),
-    ],
-)
-def test_a_database_that_cannot_be_opened_is_named_without_its_password(address, expected):
-    with pytest.raises(LedgerError, match=expected) as error:
-        Ledger(address)
-    assert "secret" not in str(error.value)
-    assert "hidden" not in str(error.value)
-
-
-def test_a_file_that_is_no_database_is_named(tmp_path):
-    (tmp_path / "keys.db").write_text("not a database, " * 100)
-    with pytest.raises(LedgerError, match="file is not a database"):
-        Ledger(f"sqlite:///{tmp_path}/keys.db")

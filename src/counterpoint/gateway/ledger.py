@@ -84,7 +84,7 @@ class Ledger:
         answer = self._enqueue(booking)
         try:
             async with asyncio.timeout(self._longest_wait):
-                await asyncio.shield(asyncio.wrap_future(answer))
+                await asyncio.wrap_future(answer)
         except TimeoutError as error:
             raise self._no_answer() from error
 
