@@ -249,8 +249,8 @@ def test_json_round_trip_and_files_from_before(models, task, recipe):
         ),
         (
             None,
-            "auto: m alone answers 0 % of the questions: it could answer fewer than 5 % of them with no more than 0.5 points lost "
-            "to the pair's accuracy; `counterpoint serve` does not offer auto",
+            "auto: m alone answers 0 % of the questions: it could answer fewer than 5 % of them with no more than 0.5 points "
+            "lost to the pair's accuracy; `counterpoint serve` does not offer auto",
         ),
     ],
 )

@@ -1,7 +1,7 @@
 """From what confidence on `auto` lets m's unaided answer stand: set on one half of the questions, measured on the other.
 
-Confidence is the mean log-probability of an answer's tokens, untempered: that is what servers usually report, and its scale does not
-hang on the temperature that a client asks for. The answers themselves are sampled with the settings of the evaluation.
+Confidence is the mean log-probability of an answer's tokens, untempered: that is what servers usually report, and its scale does
+not hang on the temperature that a client asks for. The answers themselves are sampled with the settings of the evaluation.
 """
 
 from collections import defaultdict

@@ -65,8 +65,8 @@ def auto_line(auto: Auto) -> str:
     lost = f"{100 * auto.tolerance:g} points"
     if auto.threshold is None:
         return (
-            f"auto: m alone answers 0 % of the questions: it could answer fewer than {100 * LEAST_SHARE:g} % of them with no more "
-            f"than {lost} lost to the pair's accuracy; `counterpoint serve` does not offer auto"
+            f"auto: m alone answers 0 % of the questions: it could answer fewer than {100 * LEAST_SHARE:g} % of them with no "
+            f"more than {lost} lost to the pair's accuracy; `counterpoint serve` does not offer auto"
         )
     return (
         f"auto: m alone answers {100 * auto.share_light:.0f} % of the questions, those where it is sure, and the pair the rest: "
