@@ -33,6 +33,8 @@ class Count:
     """What was sent under one mode and label."""
 
     requests: int = 0
+    connections: int = 0
+    """That began with such a request."""
     refused: int = 0
     """Answered with an error status."""
     prompt_tokens: int = 0
@@ -193,10 +195,11 @@ async def lingering(reply: Reply) -> None:
     await asyncio.sleep(FOREVER)
 
 
-async def unended(reply: Reply) -> None:
-    """With [DONE], and the body left without its end."""
+async def unended(reply: Reply, milliseconds: float = 1000 * FOREVER) -> None:
+    """With [DONE], and the end of the body much later."""
     reply.write(STREAM_HEAD + whole(reply.tokens, reply.n, reply.reason, False) + framed(DONE), reply.tokens * reply.n)
-    await asyncio.sleep(FOREVER)
+    await asyncio.sleep(milliseconds / 1000)
+    reply.write(END)
 
 
 def commented(reply: Reply) -> None:
@@ -383,7 +386,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.parser = httptools.HttpRequestParser(self)
-        self.lost = False
+        self.lost, self.fresh = False, True
         self.writable = asyncio.Event()
         self.writable.set()
         self.task: asyncio.Task[None] | None = None
@@ -432,6 +435,8 @@ class Connection(asyncio.Protocol):
     def complete(self, label: str) -> None:
         count = COUNTS[label]
         count.requests += 1
+        count.connections += self.fresh
+        self.fresh = False
         count.last = self.body
         mode, _, numbers = label.partition("/")[0].partition("=")
         arguments = [float(number) for number in numbers.split(",") if number]

@@ -156,7 +156,7 @@ def test_events_in_portions_that_split_characters(misbehaving):
 
 @pytest.mark.parametrize("mode", ["undone", "lingering", "unended"])
 def test_an_answer_is_whole_once_its_choices_have_ended(misbehaving, mode):
-    pieces, usage = answer(misbehaving.url(mode))
+    pieces, usage = answer(misbehaving.url(mode), bound=2.5)
     assert text(pieces) == TEXT
     assert usage == Usage(0, 32)
     assert misbehaving.count(mode)["running"] == 0
@@ -171,14 +171,23 @@ def test_the_model_is_the_first_that_the_server_lists(misbehaving):
     assert misbehaving.last("instant")["model"] == "fake"
 
 
-def test_connections_are_used_again(misbehaving):
+@pytest.mark.parametrize("mode", ["instant", "plain", "paced=1", "unended=10", "broken=2"])
+def test_connections_are_used_again(misbehaving, mode):
     async def use(asked):
-        before = open_files()
-        for _ in range(5):
+        for _ in range(4):
             await drained(asked)
-        return open_files() - before
 
-    assert leaving_nothing(use, misbehaving.url("paced=1")) == 1
+    leaving_nothing(use, misbehaving.url(mode))
+    assert misbehaving.count(mode)["connections"] == 1
+
+
+def test_a_connection_that_was_not_read_to_its_end_is_not_used_again(misbehaving):
+    async def use(asked):
+        for _ in range(2):
+            await drained(asked)
+
+    leaving_nothing(use, misbehaving.url("unended"))
+    assert misbehaving.count("unended")["connections"] == 2
 
 
 def test_many_streams_at_a_time(misbehaving):
@@ -230,6 +239,10 @@ def test_a_fault_is_an_error_of_its_kind_with_what_had_come(misbehaving, mode, k
     assert misbehaving.count(mode)["requests"] == tries
     assert misbehaving.count(mode)["output_tokens"] == tokens * tries
     assert misbehaving.count(mode)["running"] == 0
+
+
+def test_a_body_that_is_compressed_is_named_as_such(misbehaving):
+    assert "compressed" in str(fault(misbehaving.url("zipped"))[1])
 
 
 def test_a_redirection_is_not_followed(misbehaving):
@@ -396,6 +409,35 @@ def test_failures_in_a_row_open_the_breaker_and_a_success_closes_it(misbehaving)
     assert kinds == ["server", "server", "breaker"]
     assert states == ["open", "half-open", "closed"]
     assert misbehaving.count("broken=2")["requests"] == 3
+
+
+def test_a_trial_that_begins_to_answer_closes_the_breaker(misbehaving):
+    async def use(asked):
+        await drained(asked)
+        await asyncio.sleep(0.02)
+        states = [asked.breaker_state]
+        async for _ in asked.stream(ASK):
+            states.append(asked.breaker_state)
+        return states
+
+    states = leaving_nothing(use, misbehaving.url("broken=1"), retries=0, breaker_failures=1, breaker_seconds=0.01)
+    assert states == ["half-open"] + ["closed"] * 34
+
+
+@pytest.mark.parametrize("mode", ["busy", "headless"])
+def test_a_trial_that_says_nothing_leaves_its_place(misbehaving, mode):
+    async def use(asked):
+        asked._breaker.failed(asked._breaker.admit(0.0), 0.0)  # opened long ago
+        trial = asyncio.create_task(drained(asked))
+        while not misbehaving._get("counts").get(f"{mode}/{misbehaving.label}"):
+            await asyncio.sleep(0.01)
+        if mode == "headless":
+            assert (await drained(asked))[1].kind == "breaker"
+            trial.cancel()
+        await asyncio.wait([trial])
+        return asked._breaker.admit(time.monotonic())
+
+    assert leaving_nothing(use, misbehaving.url(mode), retries=0, breaker_failures=1) is not None
 
 
 def test_a_breaker_that_opens_ends_the_tries(misbehaving):

@@ -41,8 +41,7 @@ class Breaker:
     def answering(self, ticket: int) -> None:
         """The model has begun to answer: a trial lets others in, and one more failure shuts them out again."""
         if ticket == self._ticket and self._trying:
-            self._opened_at, self._trying = None, False
-            self._failures = self._limit - 1
+            self._opened_at, self._trying = None, False  # its failures are still counted
 
     def succeeded(self, ticket: int) -> None:
         if ticket == self._ticket:
