@@ -102,7 +102,7 @@ class ChatRequest(BaseModel):
 
 
 class ApiError(Exception):
-    """An error as OpenAI's clients know it, with its HTTP status."""
+    """An error as OpenAI's clients know it, with its HTTP status; `hang_up`: what else the client sends is not wanted."""
 
     def __init__(
         self,
@@ -112,11 +112,14 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after: float | None = None,
+        hang_up: bool = False,
     ):
         super().__init__(message)
         self.status = status
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
         self.headers = {} if retry_after is None else {"retry-after": str(max(1, round(retry_after + 0.5)))}
+        if hang_up:
+            self.headers["connection"] = "close"
 
 
 def parse(body: bytes) -> ChatRequest:

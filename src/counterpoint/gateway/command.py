@@ -1,7 +1,9 @@
 """`counterpoint serve`: from a run, a file and options to a server that runs."""
 
 import json
+import math
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -56,9 +58,10 @@ def serve(options: Options) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=int(config.server.drain_seconds),
+            timeout_graceful_shutdown=math.ceil(config.server.drain_seconds),
         )
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it once more at its end, to be killed by it
     server.run(sockets=[sock])
 
 

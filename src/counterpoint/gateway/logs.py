@@ -25,6 +25,11 @@ def log(message: str, /, **fields: object) -> None:
     LOG.info(message, extra={OURS: fields})
 
 
+def log_failure(message: str, error: Exception, /, **fields: object) -> None:
+    """A line for something that went wrong and that no client is told in full."""
+    LOG.error(message, exc_info=error, extra={OURS: fields})
+
+
 def to_stderr() -> None:
     """Send the gateway's and the server's lines there."""
     handler = logging.StreamHandler(sys.stderr)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from counterpoint.errors import LedgerError
 from counterpoint.gateway.api import DONE, ApiError, ChatRequest, Chunks, Delta, PolicyName, Whole, error_event
 from counterpoint.gateway.ledger import Admission
-from counterpoint.gateway.logs import log
+from counterpoint.gateway.logs import log, log_failure
 from counterpoint.gateway.policies import POLICIES, Turn
 from counterpoint.gateway.tracing import trace_turn
 from counterpoint.gateway.types import ErrorKind, Role, UpstreamError, Usage
@@ -31,6 +32,14 @@ STATUS: dict[ErrorKind, int] = {
 }
 GONE = 499
 """In logs and metrics: the client left before the end."""
+SEND_SECONDS = 60.0
+"""For a client to read some of what it was sent; one that does not holds a place that others wait for."""
+STOPPING = ApiError(503, "the server stops; ask again elsewhere or later", "server_error", "stopping", retry_after=5)
+INTERNAL = ApiError(500, "the gateway failed; its log says how", "server_error", "internal_error")
+
+
+class Unread(Exception):
+    """The client is there, but reads nothing."""
 
 
 class Served(Response):
@@ -47,18 +56,22 @@ class Served(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         serving = asyncio.create_task(self.serve(scope, receive, send))
         leaving = asyncio.create_task(left(receive))
+        stopping = False
         try:
             await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leaving.cancel()
-            serving.cancel()  # if it goes on: this closes the policy's generator, and with it the connection to the model
-            await asyncio.wait({serving, leaving})
-            await self.book()
+        except asyncio.CancelledError:
+            stopping = True  # only a server whose time to drain is over does this; what was spent is booked first
+        leaving.cancel()
+        serving.cancel()  # if it goes on: this closes the policy's generator, and with it the connection to the model
+        await asyncio.wait({serving, leaving})
+        if stopping and serving.cancelled():
+            await self.fail(STOPPING, scope, receive, send)
+        await self.book()
         if not serving.cancelled():
             serving.result()
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The answer, or the error in its place: with a status of its own, or as an event where the answer has begun."""
+        """The answer, or the error in its place."""
         try:
             async with self.gateway.gate.place():
                 if self.asked.stream:
@@ -67,17 +80,25 @@ class Served(Response):
                     response = await self.whole()
                     await response(scope, receive, send)
         except (UpstreamError, ApiError) as error:
-            refusal = as_api_error(error)
-            self.status = refusal.status
-            await self.book()
-            if self.outbox:
-                self.outbox.put(error_event(refusal))
-                await self.outbox.close()
-            else:
-                await JSONResponse(refusal.body, refusal.status, self.headers_now() | refusal.headers)(scope, receive, send)
+            await self.fail(as_api_error(error), scope, receive, send)
+        except Unread:
+            pass  # booked as gone
+        except Exception:
+            await self.fail(INTERNAL, scope, receive, send)
+            raise  # into the log
         finally:
             if self.outbox:
                 self.outbox.stop()
+
+    async def fail(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say that there is no answer: with a status of its own, or as an event where the answer has begun."""
+        self.status = error.status
+        await self.book()
+        if self.outbox is None:
+            await JSONResponse(error.body, error.status, self.headers_now() | error.headers)(scope, receive, send)
+        else:
+            rest = self.outbox.stop() + error_event(error)
+            await send({"type": "http.response.body", "body": rest, "more_body": False})
 
     async def stream(self, send: Send) -> None:
         """Server-sent events: every delta as it comes, then the finish and the usage."""
@@ -153,8 +174,11 @@ class Served(Response):
             **texts,
         )
         if self.gateway.ledger and self.admission:
-            # booked even if this task is being cancelled: the tokens were spent
-            await asyncio.shield(self.gateway.ledger.book(self.admission, used, cost))
+            try:
+                # booked even if this task is being cancelled: the tokens were spent
+                await asyncio.shield(self.gateway.ledger.book(self.admission, used, cost))
+            except (LedgerError, ValueError) as error:  # the client still gets the answer that was paid for
+                log_failure("booking", error, id=self.id, key=key)
 
 
 class Outbox:
@@ -166,27 +190,36 @@ class Outbox:
         self.task = asyncio.create_task(self._run(send))
 
     def put(self, data: bytes) -> None:
+        """Raises `Unread` once the client has read nothing for too long."""
+        if self.task.done():
+            self.task.result()
         self.parts.append(data)
         self.wake.set()
 
     async def close(self) -> None:
-        """Send the rest and end the response."""
+        """Send the rest and end the response. Raises `Unread`."""
         self.closing = True
         self.wake.set()
         await self.task
 
-    def stop(self) -> None:
-        """Send no more."""
+    def stop(self) -> bytes:
+        """Send no more; what was not sent."""
         self.task.cancel()
+        return b"".join(self.parts)
 
     async def _run(self, send: Send) -> None:
         closing = False
         while not closing:
             await self.wake.wait()
             self.wake.clear()
-            data, closing = b"".join(self.parts), self.closing
-            self.parts.clear()
-            await send({"type": "http.response.body", "body": data, "more_body": not closing})
+            count, closing = len(self.parts), self.closing
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    body = b"".join(self.parts)
+                    await send({"type": "http.response.body", "body": body, "more_body": not closing})
+            except TimeoutError as error:
+                raise Unread from error
+            del self.parts[:count]
 
 
 async def left(receive: Receive) -> None:

@@ -1,5 +1,6 @@
 """The gateway over HTTP: routes, admission, and errors as OpenAI's clients know them."""
 
+import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from counterpoint.errors import LedgerError
@@ -16,28 +18,35 @@ from counterpoint.gateway.api import ApiError, ChatRequest, PolicyName, parse
 from counterpoint.gateway.config import GatewayConfig
 from counterpoint.gateway.gate import Gate
 from counterpoint.gateway.ledger import Admission, Ledger, Refused
-from counterpoint.gateway.logs import log
+from counterpoint.gateway.logs import log, log_failure
 from counterpoint.gateway.metrics import Metrics
 from counterpoint.gateway.page import page_response
 from counterpoint.gateway.policies import Pair, Turn
-from counterpoint.gateway.respond import Served
+from counterpoint.gateway.respond import INTERNAL, STOPPING, Served
 from counterpoint.gateway.types import Sampling
 from counterpoint.gateway.usage import Tariff
 
 SERVED = "counterpoint"
 """The model name that means the policy of the config."""
+BODY_SECONDS = 30.0
+"""In which the body of a request has to come."""
+BOOKING_SECONDS = 5.0
+"""For requests that are ended when the server stops, to be booked."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": what}
     for status, what in {
         400: "The request is wrong.",
         401: "No API key, or one that is not valid.",
+        403: "Without API keys the server is for its own machine only.",
         404: "No such model.",
+        408: "The body did not come.",
         413: "The body is too large.",
         415: "The body is not JSON.",
         429: "A limit was reached, or the server is busy.",
+        500: "The gateway failed.",
         502: "A model failed.",
-        503: "A model is not asked, since it failed just before.",
+        503: "A model is not asked, since it failed just before; or the server stops, or its database of keys fails.",
         504: "A model took too long.",
     }.items()
 }
@@ -51,19 +60,30 @@ class Gateway:
         self.tariff = Tariff.of(config)
         self.metrics = Metrics()
         self.gate = Gate(config.server.concurrent, config.server.queue)
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """One for each request that is not booked yet."""
 
     async def chat(self, request: Request) -> Response:
         """Take a request in: who asks, what, of whom. The answer itself is `respond.Served`."""
+        self.watch(asyncio.current_task())
         request_id = id_of(request)
         admission = await self.admit(request)
         try:
             asked = parse(await body_of(request, self.config.server.max_body_bytes))
             policy = self.policy_of(asked)
-        except BaseException:
+        except BaseException as error:
             if self.ledger and admission:
                 await self.ledger.book(admission, {}, 0.0)
+            if isinstance(error, asyncio.CancelledError):  # only a server that stops does this
+                raise STOPPING from error
             raise
         return Served(self, request_id, asked, policy, self.turn_of(asked), admission)
+
+    def watch(self, task: asyncio.Task[Any] | None) -> None:
+        """Let `close` wait for a request."""
+        if task:
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
 
     async def admit(self, request: Request) -> Admission | None:
         """The booking of a request that may be served. Raises `ApiError` 401, 403 or 429."""
@@ -120,6 +140,9 @@ class Gateway:
         return {"capable": await self.pair.capable.ready(), "light": await self.pair.light.ready()}
 
     async def close(self) -> None:
+        """Let go of everything, once what runs has been booked."""
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=BOOKING_SECONDS)
         await self.pair.capable.close()
         await self.pair.light.close()
         if self.ledger:
@@ -164,6 +187,8 @@ def make_app(gateway: Gateway) -> FastAPI:
     async def metrics() -> Response:
         gateway.metrics.running.set(gateway.gate.running)
         gateway.metrics.waiting.set(gateway.gate.waiting)
+        for model in (gateway.pair.capable, gateway.pair.light):
+            gateway.metrics.breaker.labels(model.role).set(getattr(model, "breaker_state", "closed") == "open")
         return Response(gateway.metrics.page(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
@@ -187,6 +212,16 @@ def make_app(gateway: Gateway) -> FastAPI:
     async def _bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse(ApiError(400, str(error)).body, 400)
 
+    @app.exception_handler(LedgerError)
+    async def _no_database(request: Request, error: LedgerError) -> JSONResponse:
+        log_failure("ledger", error)  # what it says of the database is not for clients
+        message = "the API key cannot be checked now, since the server's database of keys fails; try again"
+        return await _refused(request, ApiError(503, message, "server_error", "keys_unavailable", retry_after=1))
+
+    @app.exception_handler(Exception)
+    async def _failed(request: Request, _: Exception) -> JSONResponse:
+        return await _refused(request, INTERNAL)  # the server that runs the app logs it
+
     return app
 
 
@@ -197,15 +232,24 @@ def id_of(request: Request) -> str:
 
 
 async def body_of(request: Request, limit: int) -> bytes:
-    """The body. Raises `ApiError` 415 if it is not JSON, and 413, without reading on, if it is longer than `limit` bytes."""
+    """The body.
+
+    Raises `ApiError` 415 if it is not JSON; 413, without reading on, if it is longer than `limit` bytes; 408 if it does not come.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # what a browser sends for another site without asking first is never this
         raise ApiError(415, f"the content type is {kind or 'not given'}; send application/json")
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > limit:
+                    raise ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large", hang_up=True)
+    except TimeoutError as error:
+        raise ApiError(408, f"the body did not come in {BODY_SECONDS:g} seconds", hang_up=True) from error
+    except ClientDisconnect as error:
+        raise ApiError(400, "the body broke off") from error  # nobody reads it
     return bytes(body)
 
 
