@@ -1,5 +1,6 @@
 # The environment lies in .venv; constraints.txt pins what is known to work. torch first: what follows then keeps it.
 # verl wants an older transformers than the library, so the test of its integration has an environment of its own, .venv-verl.
+# So has LiteLLM's proxy, which a benchmark compares with: .venv-litellm.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -31,7 +32,7 @@ docs: .venv/dev
 	$(BIN)/python -m counterpoint.config_docs
 
 clean:
-	rm -rf .venv .venv-verl runs build dist
+	rm -rf .venv .venv-verl .venv-litellm runs build dist
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -57,4 +58,9 @@ clean:
 	$(PYTHON) -m venv .venv-verl
 	$(VERL_PIP) torch
 	$(VERL_PIP) --no-deps -r constraints-verl.txt -e .
+	touch $@
+
+.venv-litellm/ready: constraints-litellm.txt
+	$(PYTHON) -m venv .venv-litellm
+	.venv-litellm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-litellm.txt 'litellm[proxy]'
 	touch $@

@@ -17,7 +17,7 @@ HEAVY = (
     *("vllm", "trl", "peft", "fastapi", "datasets", "reasoning_gym", "math_verify", "matplotlib"),
 )
 EXTRAS = (*HEAVY[2:], "wandb", "trackio", "tensorboard", "sentence_transformers", "sacrebleu", "rouge_score", "vendi_score")
-COMMANDS = ("quickstart", "duet", "dqo", "warmup", "resume", "eval", "plan", "tasks")
+COMMANDS = ("quickstart", "duet", "dqo", "warmup", "resume", "eval", "plan", "tasks", "serve", "keys")
 
 
 def recipe_file(tmp_path, extra="", capable="nowhere/at/all", light="nowhere/at/all"):
@@ -200,8 +200,9 @@ def loaded_by(code, names):
         "from counterpoint.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
         "from counterpoint.cli import main\nassert main(['duet', 'no-such-recipe']) == 1",
         "from counterpoint.cli import main\nassert main(['dqo', 'quickstart-duet']) == 1",
+        "from counterpoint.cli import main\nassert main(['keys', 'list', '--database', 'sqlite:///no/such/file']) == 1",
     ],
-    ids=["the package", "the command line", "--help", "a wrong recipe", "a recipe of the other method"],
+    ids=["the package", "the command line", "--help", "a wrong recipe", "a recipe of the other method", "API keys"],
 )
 def test_nothing_heavy_is_loaded_by(code):
     assert loaded_by(code, HEAVY) == []

@@ -71,13 +71,39 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "what", nargs="+", help="a run directory (of DQO, several), or a recipe whose models are to be measured untrained"
     )
+    sub.add_argument("--gateway", metavar="URL", help="the policies of a running gateway, on the task of a run or recipe of DUET")
     sub.add_argument("--out", type=Path, help="folder for the table, the JSON and the plot; default: the run directory")
     takes_overrides(sub)
     is_quiet(sub)
     sub = command("plan", plan, "parameters, memory, tokens and FLOPs of a step, before anything is loaded")
     takes_recipe(sub)
     command("tasks", tasks, "what can be asked, with an example of each")
+    sub = command("serve", serve, "the pair behind one OpenAI-compatible endpoint, with a page to try it")
+    sub.add_argument("run", nargs="?", type=Path, help="a run of DUET; default: the quickstart's")
+    sub.add_argument("--config", type=Path, help="a TOML file of the gateway's settings")
+    sub.add_argument("--capable", metavar="URL|PATH", help="M: the base URL of an OpenAI-compatible server, or a model directory")
+    sub.add_argument("--light", metavar="URL|PATH", help="m, likewise")
+    sub.add_argument("--host", help="default: 127.0.0.1")
+    sub.add_argument("--port", type=int, help="default: 8080; 0 takes a free one")
+    takes_overrides(sub)
+    takes_key_actions(command("keys", keys, "who may use the gateway and how much: add, list or revoke API keys"))
     return top
+
+
+def takes_key_actions(sub: argparse.ArgumentParser) -> None:
+    actions = sub.add_subparsers(title="actions", dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser("add", help="make a key; it is printed once and kept only as a hash")
+    add.add_argument("name", help="whose key it is")
+    add.add_argument("--requests-per-minute", type=int, metavar="N", help="in flight or done; default: no limit")
+    add.add_argument("--tokens-per-minute", type=int, metavar="N", help="of both models, in and out; default: no limit")
+    add.add_argument("--spend-limit", type=float, metavar="X", help="in all, in the currency of the prices; default: no limit")
+    listing = actions.add_parser("list", help="every key with its limits and what it has used")
+    revoke = actions.add_parser("revoke", help="refuse a key from its next request on")
+    revoke.add_argument("key", metavar="NAME_OR_ID")
+    for action in (add, listing, revoke):
+        action.add_argument(
+            "--database", metavar="URL", help="sqlite:///FILE or postgresql://...; default: sqlite:///counterpoint-keys.db"
+        )
 
 
 def quickstart(options: argparse.Namespace) -> None:
@@ -131,7 +157,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from counterpoint.evaluate.command import evaluate as run_evaluation
 
     no_loading_bars()
-    run_evaluation(options.what, options.set, options.out, options.quiet)
+    run_evaluation(options.what, options.set, options.out, options.quiet, options.gateway)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -153,6 +179,27 @@ def tasks(options: argparse.Namespace) -> None:
     for row in describe_tasks():
         table.add_row(*(escape(cell) for cell in (row.name, row.what, row.source, row.splits, row.example)))
     Console().print(table)
+
+
+def serve(options: argparse.Namespace) -> None:
+    from counterpoint.gateway.command import Options
+    from counterpoint.gateway.command import serve as run_server
+
+    run_server(Options(options.run, options.config, options.capable, options.light, options.host, options.port, options.set))
+
+
+def keys(options: argparse.Namespace) -> None:
+    from counterpoint.gateway.config import DEFAULT_DATABASE
+    from counterpoint.gateway.keys import Limits, print_keys, print_new_key, print_revoked
+
+    database = options.database or DEFAULT_DATABASE
+    if options.action == "add":
+        limits = Limits(options.requests_per_minute, options.tokens_per_minute, options.spend_limit)
+        print_new_key(database, options.name, limits)
+    elif options.action == "list":
+        print_keys(database)
+    else:
+        print_revoked(database, options.key)
 
 
 def screens(quiet: bool) -> Any:

@@ -372,6 +372,7 @@ class DqoRecipe(Recipe):
         return self
 
 
+AnySection = TypeVar("AnySection", bound=Section)
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 COMMANDS: dict[type[Recipe], str] = {DuetRecipe: "counterpoint duet", DqoRecipe: "counterpoint dqo"}
 
@@ -386,13 +387,20 @@ def of_kind(recipe: Recipe, kind: type[AnyRecipe]) -> AnyRecipe:
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe: a path, or the name of one that ships with the package. Raises `ConfigError`."""
     file = find_recipe(path)
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    values = read_toml(file)
     for override in overrides:
         apply_override(values, override)
     return validate(values, str(file))
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The values in a file. Raises `ConfigError`."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
 
 
 def shipped_recipes() -> Path:
@@ -434,7 +442,11 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 def validate(values: dict[str, Any], source: str) -> Recipe:
     """A recipe from plain values: DQO's if it names a policy, else DUET's. `source` is named in the error."""
-    kind = DqoRecipe if values.keys() & {"policy", "dqo"} else DuetRecipe
+    return validate_as(DqoRecipe if values.keys() & {"policy", "dqo"} else DuetRecipe, values, source)
+
+
+def validate_as(kind: type[AnySection], values: dict[str, Any], source: str) -> AnySection:
+    """Settings of one kind from plain values. Raises `ConfigError` with a line for each that is wrong."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -442,9 +454,9 @@ def validate(values: dict[str, Any], source: str) -> Recipe:
         raise ConfigError("\n".join(lines)) from error
 
 
-def describe(problem: Any, kind: type[Recipe] = DuetRecipe) -> str:
+def describe(problem: Any, kind: type[Section] = DuetRecipe) -> str:
     """One pydantic error as a line that says where and what to do."""
-    where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    where = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "extra_forbidden":
         names = list(fields_at(problem["loc"][:-1], kind))
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
@@ -456,7 +468,7 @@ def describe(problem: Any, kind: type[Recipe] = DuetRecipe) -> str:
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}{value}"[:400]
 
 
-def fields_at(location: Sequence[Any], kind: type[Recipe]) -> Iterator[str]:
+def fields_at(location: Sequence[Any], kind: type[Section]) -> Iterator[str]:
     """Names that the table at `location` may have."""
     section: Any = kind
     for part in location:

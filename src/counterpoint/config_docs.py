@@ -1,4 +1,4 @@
-"""docs/configuration.md, made from the recipe's own classes, so that it cannot say anything else.
+"""docs/configuration.md, made from the settings' own classes, so that it cannot say anything else.
 
 python -m counterpoint.config_docs          writes docs/configuration.md
 python -m counterpoint.config_docs FILE     writes FILE; - prints
@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from counterpoint.config import DqoRecipe, DuetRecipe, Section, section_type
+from counterpoint.gateway.config import GatewayConfig
 from counterpoint.toml import value_text
 
 INTRODUCTION = """# Configuration
@@ -25,15 +26,22 @@ one for `counterpoint dqo` names one, in the table `policy`; all else is optiona
 alone, `dqo` and `critic` DQO's."""
 
 
+SERVING = """
+# Serving
+
+`counterpoint serve --config FILE` takes a TOML file with the tables below; `--set server.port=9000` overrides one. Only `capable`
+and `light` must be given, and `counterpoint serve RUN` takes them from a run."""
+
+
 def configuration_markdown() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *sections()]) + "\n"
+    return "\n".join([INTRODUCTION, *sections(DuetRecipe, DqoRecipe), SERVING, *sections(GatewayConfig)]) + "\n"
 
 
-def sections() -> Iterator[str]:
-    """Each table of a recipe once; those with the same settings (`capable`, `light` and `policy`) share one."""
+def sections(*kinds: type[Section]) -> Iterator[str]:
+    """Each table once; those with the same settings (`capable`, `light` and `policy`) share one."""
     names: dict[type[Section], list[str]] = {}
-    for path, section in (*tables(DuetRecipe), *tables(DqoRecipe)):
+    for path, section in (each for kind in kinds for each in tables(kind)):
         paths = names.setdefault(section, [])
         if path not in paths:
             paths.append(path)

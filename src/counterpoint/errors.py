@@ -27,3 +27,7 @@ class TrainingError(CounterpointError):
 
 class RunError(CounterpointError):
     """A run directory is missing, damaged or cannot be written."""
+
+
+class LedgerError(CounterpointError):
+    """The database of API keys and usage cannot be opened, read or written."""

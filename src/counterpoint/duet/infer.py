@@ -2,9 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+from counterpoint.policy.conversation import Conversation
 from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker
-from counterpoint.rl.types import Completion, Question, SamplingParams
+from counterpoint.rl.types import Completion, SamplingParams
+
+
+class Asked(Protocol):
+    """A task's question, or a conversation with someone."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def text(self) -> Conversation: ...
 
 
 @dataclass(frozen=True)
@@ -17,7 +29,7 @@ class Answers:
 
 
 def write_signals(
-    capable: Speaker, questions: Sequence[Question], n: int, params: SamplingParams, seed: int
+    capable: Speaker, questions: Sequence[Asked], n: int, params: SamplingParams, seed: int
 ) -> list[list[Completion]]:
     """`n` signals a question, each ended by the closing tag, the end of sequence or the budget, whichever is first."""
     prompts = [capable.renderer.signal_prompt(q.text, params.max_tokens, q.id) for q in questions]
@@ -26,7 +38,7 @@ def write_signals(
 
 def write_answers(
     light: Speaker,
-    questions: Sequence[Question],
+    questions: Sequence[Asked],
     signals: Sequence[Sequence[str]],
     n: int,
     params: SamplingParams,
@@ -43,9 +55,7 @@ def write_answers(
     return Answers(completions, signals_cut=sum(prompt.signal_tokens_cut > 0 for prompt in prompts))
 
 
-def answer_alone(
-    model: Speaker, questions: Sequence[Question], n: int, params: SamplingParams, seed: int
-) -> list[list[Completion]]:
+def answer_alone(model: Speaker, questions: Sequence[Asked], n: int, params: SamplingParams, seed: int) -> list[list[Completion]]:
     """One model thinks and answers in one go, as M does without m; `answer_of` finds the answer in the text."""
     prompts = [model.renderer.signal_prompt(q.text, params.max_tokens, q.id) for q in questions]
     return model.policy.sample(prompts, n, params, seed)

@@ -7,11 +7,12 @@ make the same call they also draw the same random numbers, so that their differe
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from statistics import fmean
 
 from counterpoint.config import Recipe
 from counterpoint.duet.infer import answer_alone, write_answers, write_signals
 from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker, answer_of, respond
-from counterpoint.rl.data import seed_for
+from counterpoint.rl.data import make_data, seed_for
 from counterpoint.rl.types import Completion, Question, SamplingParams, StopReason
 
 
@@ -36,6 +37,10 @@ class Attempt:
     """M's calls, in order."""
     light: tuple[Call, ...] = ()
     """m's calls, in order."""
+    confidence: float | None = None
+    """Mean log-probability in nats of the response's tokens, untempered; None where it was not asked for, or without tokens."""
+    fell_back: bool = False
+    """Whether a gateway let one model answer for the other, which had failed."""
 
     @property
     def unfinished(self) -> bool:
@@ -101,10 +106,20 @@ def light_alone(light: Speaker) -> System:
     """m answers without a signal: unaided."""
 
     def system(questions: Sequence[Question], settings: Settings) -> Sampled:
-        unaided = [[""] for _ in questions]
-        answers = write_answers(light, questions, unaided, settings.samples, settings.answer, settings.seed_of("answer"))
-        groups = [of_question[0] for of_question in answers.completions]
-        return Sampled([[Attempt("", answer_of(answer.text), light=(_call(answer),)) for answer in group] for group in groups])
+        return Sampled([[_unaided(answer) for answer in group] for group in _unaided_answers(light, questions, settings)])
+
+    return system
+
+
+def light_alone_with_confidence(light: Speaker) -> System:
+    """m unaided, as a gateway's `auto` asks it first, and how sure it is of each answer."""
+
+    def system(questions: Sequence[Question], settings: Settings) -> Sampled:
+        groups = _unaided_answers(light, questions, settings)
+        answers = list(chain.from_iterable(groups))
+        logprobs = light.policy.logprobs(make_data(answers, [0.0] * len(answers)), temperature=1.0)
+        confidences = iter(fmean(of_tokens) if of_tokens else None for of_tokens in logprobs)
+        return Sampled([[replace(_unaided(answer), confidence=next(confidences)) for answer in group] for group in groups])
 
     return system
 
@@ -189,6 +204,16 @@ def mean_signal_length(attempts_Q: Sequence[Sequence[Attempt]]) -> float:
     """Mean length in M's tokens of what M wrote in its first call."""
     lengths = [attempt.capable[0].output_tokens for attempt in chain.from_iterable(attempts_Q)]
     return sum(lengths) / len(lengths)
+
+
+def _unaided_answers(light: Speaker, questions: Sequence[Question], settings: Settings) -> list[list[Completion]]:
+    nothing = [[""] for _ in questions]
+    answers = write_answers(light, questions, nothing, settings.samples, settings.answer, settings.seed_of("answer"))
+    return [of_question[0] for of_question in answers.completions]
+
+
+def _unaided(answer: Completion) -> Attempt:
+    return Attempt("", answer_of(answer.text), light=(_call(answer),))
 
 
 def _alone(completion: Completion) -> Attempt:

@@ -23,6 +23,7 @@ from counterpoint.dqo.embed import load_embedder, policy_states
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.evaluate.baselines import System, capable_alone, light_alone, pair, responder
 from counterpoint.evaluate.diversity import check_packages
+from counterpoint.evaluate.gateway import CAPABLE, policies_of
 from counterpoint.evaluate.plot import plot, plot_diversity
 from counterpoint.evaluate.run import (
     REFERENCE,
@@ -46,19 +47,24 @@ NOT_OF_THE_RESULT = frozenset(
 """Settings in which two runs may differ and still be trained alike."""
 
 
-def evaluate(what: Sequence[str], overrides: Sequence[str], out: Path | None, quiet: bool) -> Evaluation:
+def evaluate(
+    what: Sequence[str], overrides: Sequence[str], out: Path | None, quiet: bool, gateway: str | None = None
+) -> Evaluation:
     """Measure run directories, or the untrained models of a recipe; print the table, write the rest.
 
-    Of DUET one run; of DQO several, whose policies are measured side by side on the task of the first.
+    Of DUET one run; of DQO several, whose policies are measured side by side on the task of the first. With the URL of a
+    `gateway`, its policies are measured on the task of a run or recipe of DUET, and no model is loaded.
     """
     first = Path(what[0])
     is_run = first.is_dir()
     if not is_run and len(what) > 1:
         raise ConfigError(f"{first} is no run directory; give run directories of DQO side by side, or one recipe alone")
-    if is_run and overrides and out is None:
+    if is_run and overrides and out is None and gateway is None:
         raise ConfigError(f"--set changes what is measured; name a folder for it with --out; {first} holds the run's own")
     recipe = with_overrides(Run.open(first).recipe if is_run else load_recipe(first), overrides)
-    out = out or (first if is_run else Path(recipe.run.directory) / f"{recipe.run.name}-untrained")
+    if gateway is not None:
+        recipe = of_kind(recipe, DuetRecipe)
+    out = out or folder_of(first if is_run else None, recipe, gateway is not None)
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 110)
     if isinstance(recipe, DqoRecipe):
@@ -67,12 +73,23 @@ def evaluate(what: Sequence[str], overrides: Sequence[str], out: Path | None, qu
     else:
         if len(what) > 1:
             raise ConfigError("runs of DUET are measured one at a time: give one run directory")
-        evaluation = of_pair(first if is_run else None, of_kind(recipe, DuetRecipe), out, console, quiet)
+        pair_recipe = of_kind(recipe, DuetRecipe)
+        if gateway is None:
+            evaluation = of_pair(first if is_run else None, pair_recipe, out, console, quiet)
+        else:
+            evaluation = of_gateway(gateway, pair_recipe, out, console, quiet)
         plot(evaluation, out / "evaluation.png")
     console.print(
         f"{out}/evaluation.json has the numbers, evaluation.png the plot, evaluation_samples.jsonl every response", soft_wrap=True
     )
     return evaluation
+
+
+def folder_of(run: Path | None, recipe: Recipe, is_gateway: bool) -> Path:
+    """Where an evaluation is written unless the user says so. A gateway's is not put over the run's own, which it reads."""
+    if run is not None:
+        return run / "gateway" if is_gateway else run
+    return Path(recipe.run.directory) / f"{recipe.run.name}-{'gateway' if is_gateway else 'untrained'}"
 
 
 def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Console, quiet: bool) -> Evaluation:
@@ -105,6 +122,23 @@ def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Cons
     print_table(evaluation, console)
     if recipe.evaluation.embedder:
         print_diversity(evaluation, console)
+    return evaluation
+
+
+def of_gateway(url: str, recipe: DuetRecipe, out: Path, console: Console, quiet: bool) -> Evaluation:
+    """The policies of a running gateway, on the test questions of a recipe."""
+    if recipe.evaluation.embedder == "policy":
+        raise ConfigError("evaluation.embedder is policy, and a gateway shows no hidden states; choose another with --set")
+    measures = Measures(embedder=load_embedder(recipe.evaluation.embedder) if recipe.evaluation.embedder else None)
+    systems, task = policies_of(url), task_of(recipe)
+    with progress(console, quiet) as on_progress:
+        evaluation = evaluate_systems(
+            systems, task, recipe, measures=measures, directory=out, on_progress=on_progress, reference=CAPABLE
+        )
+    print_table(evaluation, console)
+    if measures.embedder:
+        print_diversity(evaluation, console)
+    console.print(f"asked at {url}, whose models have a top_k of their own", style="dim", highlight=False)
     return evaluation
 
 

@@ -2,9 +2,33 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over questions with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate_of(values_Q: NDArray[np.float64]) -> Estimate:
+    """The mean of one finite value a question [Q]. Raises `ValueError` as `bootstrap_interval`."""
+    return Estimate(float(values_Q.mean()), *bootstrap_interval(values_Q))
+
+
+def difference_of(a_Q: NDArray[np.float64], b_Q: NDArray[np.float64]) -> Estimate | None:
+    """Mean of a − b over the questions that have a finite value in both; None if there is none."""
+    both = np.isfinite(a_Q) & np.isfinite(b_Q)
+    if not both.any():
+        return None
+    a, b = a_Q[both], b_Q[both]
+    return Estimate(float((a - b).mean()), *difference_interval(a, b))
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from counterpoint.config import DuetRecipe, PriceConfig, Recipe
 from counterpoint.dqo.embed import Embedder
 from counterpoint.errors import DataError, GraderError, RunError
+from counterpoint.evaluate.auto import Auto, BothWays, set_threshold
 from counterpoint.evaluate.baselines import (
     Attempt,
     System,
@@ -21,12 +22,13 @@ from counterpoint.evaluate.baselines import (
     capable_cut_then_answers,
     capable_cut_then_light,
     light_alone,
+    light_alone_with_confidence,
     mean_signal_length,
     pair,
     settings_of,
 )
 from counterpoint.evaluate.diversity import diversity_measures
-from counterpoint.evaluate.metrics import bootstrap_interval, difference_interval, pass_at_k_Q
+from counterpoint.evaluate.metrics import Estimate, difference_of, estimate_of, pass_at_k_Q
 from counterpoint.files import json_text, write_text
 from counterpoint.flops import ModelShape, completion_flops
 from counterpoint.policy.prompting import Speaker
@@ -40,6 +42,8 @@ PARTIAL = "evaluation_samples.partial.jsonl"
 """Samples of the systems measured so far; renamed when all are."""
 REFERENCE, TRAINED_PAIR = "M alone", "trained pair"
 """What every system is compared with, and what is measured first: its signals set the cut of the others."""
+UNAIDED = "trained m alone"
+"""What `auto`'s threshold is set from; in the file of samples, but no system of the table."""
 START = "start"
 """What DQO's policies are compared with: the model that they started from."""
 
@@ -91,15 +95,6 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over questions with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Result:
     """A system in numbers. Tokens, FLOPs and money are means over responses, each as if it had been asked for alone."""
 
@@ -123,11 +118,13 @@ class Result:
     skipped: int
     """Responses that could not be graded; they count in costs only."""
     token_share: float | None
-    """M's output tokens over those of M alone; None if M alone was not measured."""
+    """M's output tokens over those of M alone; None if M alone was not measured, or never answered."""
     accuracy_difference: Estimate | None
-    """Accuracy less that of M alone, paired by question; None as above."""
+    """Accuracy less that of M alone, paired by question; None if M alone was not measured."""
     diversity: dict[str, Estimate]
     """Of the responses to a question, by the name of the measure (evaluate/diversity.py); empty where none was asked for."""
+    fallbacks: int = 0
+    """Responses in which a gateway let one model answer for the other, which had failed."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +145,8 @@ class Evaluation:
     cut_budget: int | None
     """Signal tokens that the systems named "M cut" may write."""
     systems: dict[str, Result]
+    auto: Auto | None = None
+    """For a trained pair: what a gateway's policy `auto` would do."""
 
     def to_json(self) -> str:
         return json_text(asdict(self))
@@ -158,7 +157,8 @@ class Evaluation:
         try:
             values = json.loads(text)
             systems = {name: _result_from(result) for name, result in values.pop("systems").items()}
-            return cls(**values, systems=systems)
+            auto = values.pop("auto", None)
+            return cls(**values, systems=systems, auto=Auto.of(auto) if auto else None)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"this is no evaluation of this version ({type(error).__name__}: {error}); evaluate again") from error
 
@@ -195,8 +195,11 @@ def evaluate_pair(
     if speakers.solo_capable:
         systems["M trained alone"] = capable_alone(speakers.solo_capable)
     measure_into(measured, systems, questions, task, recipe, directory, on_progress)
+    unaided = {UNAIDED: light_alone_with_confidence(speakers.trained_light)}
+    measure_into(measured, unaided, questions, task, recipe, directory, on_progress)
+    auto = set_threshold(both_ways(measured.pop(UNAIDED), measured[TRAINED_PAIR]))
     measured[TRAINED_PAIR] = measured.pop(TRAINED_PAIR)  # first measured, last shown
-    return _conclude(measured, questions, task, recipe, measures, directory, budget)
+    return _conclude(measured, questions, task, recipe, measures, directory, budget, auto=auto)
 
 
 def evaluate_systems(
@@ -289,6 +292,23 @@ def grade(
     return [[next(rewards) for _ in group] for group in attempts_Q]
 
 
+def both_ways(unaided: Measured, pair: Measured) -> list[list[BothWays]]:
+    """What `auto` may choose between, questions × samples, as far as both could be graded."""
+    tried_Q: list[list[BothWays]] = []
+    for its_unaided, light_rewards, its_pair, pair_rewards in zip(
+        unaided.attempts, unaided.rewards, pair.attempts, pair.rewards, strict=True
+    ):
+        rows = zip(its_unaided, light_rewards, its_pair, pair_rewards, strict=True)
+        tried_Q.append(
+            [
+                BothWays(light.confidence, light_reward, pair_reward, token_counts(paired)["capable_output_tokens"])
+                for light, light_reward, paired, pair_reward in rows
+                if light_reward is not None and pair_reward is not None
+            ]
+        )
+    return [group for group in tried_Q if group]
+
+
 def _conclude(
     measured: Mapping[str, Measured],
     questions: Sequence[Question],
@@ -298,6 +318,7 @@ def _conclude(
     directory: Path | None,
     cut_budget: int | None = None,
     reference: str = REFERENCE,
+    auto: Auto | None = None,
 ) -> Evaluation:
     """The evaluation out of what was measured, written to `directory` if there is one."""
     settings = recipe.evaluation
@@ -319,6 +340,7 @@ def _conclude(
             name: summarise(system, recipe, measures or Measures(), compared, extractor_of(task.grade))
             for name, system in measured.items()
         },
+        auto=auto,
     )
     if directory is not None:
         (directory / PARTIAL).replace(directory / SAMPLES)
@@ -339,15 +361,16 @@ def summarise(
     for k in recipe.evaluation.pass_at:
         enough = [group for group in graded_Q if len(group) >= k]
         if enough:
-            pass_at[k] = _estimate(pass_at_k_Q(enough, k))
+            pass_at[k] = estimate_of(pass_at_k_Q(enough, k))
     accuracy_Q = question_accuracies(measured)
     share, difference = None, None
     if reference is not None:
-        share = mean_tokens["capable_output_tokens"] / _mean_capable_output(reference)
-        difference = _difference(accuracy_Q, question_accuracies(reference))
+        of_reference = _mean_capable_output(reference)
+        share = mean_tokens["capable_output_tokens"] / of_reference if of_reference else None
+        difference = difference_of(accuracy_Q, question_accuracies(reference))
     prices = recipe.evaluation.prices
     return Result(
-        accuracy=_estimate(accuracy_Q[np.isfinite(accuracy_Q)]),
+        accuracy=estimate_of(accuracy_Q[np.isfinite(accuracy_Q)]),
         pass_at=pass_at,
         **mean_tokens,
         flops=statistics.fmean(attempt_flops(attempt, shapes) for attempt in attempts) if shapes else None,
@@ -356,6 +379,7 @@ def summarise(
         unfinished=statistics.fmean(attempt.unfinished for attempt in attempts),
         signals_cut=measured.signals_cut,
         skipped=sum(reward is None for group in measured.rewards for reward in group),
+        fallbacks=sum(attempt.fell_back for attempt in attempts),
         token_share=share,
         accuracy_difference=difference,
         diversity=diversity_of(measured, measures.embedder, extract) if measures.embedder else {},
@@ -385,7 +409,7 @@ def diversity_of(measured: Measured, embedder: Embedder, extract: Extractor | No
     if extract is None:
         del values["different_correct"]
     defined = {name: values_Q[np.isfinite(values_Q)] for name, values_Q in values.items()}
-    return {name: _estimate(values_Q) for name, values_Q in defined.items() if len(values_Q)}
+    return {name: estimate_of(values_Q) for name, values_Q in defined.items() if len(values_Q)}
 
 
 def token_counts(attempt: Attempt) -> dict[str, int]:
@@ -431,23 +455,12 @@ def sample_rows(name: str, measured: Measured, questions: Sequence[Question]) ->
             "signal": attempt.signal,
             "response": attempt.response,
             **token_counts(attempt),
+            **({} if attempt.confidence is None else {"confidence": attempt.confidence}),
+            **({"fell_back": True} if attempt.fell_back else {}),
         }
         for question, attempts, rewards in zip(questions, measured.attempts, measured.rewards, strict=True)
         for sample, (attempt, reward) in enumerate(zip(attempts, rewards, strict=True))
     ]
-
-
-def _estimate(values_Q: NDArray[np.float64]) -> Estimate:
-    return Estimate(float(values_Q.mean()), *bootstrap_interval(values_Q))
-
-
-def _difference(a_Q: NDArray[np.float64], b_Q: NDArray[np.float64]) -> Estimate | None:
-    """Mean of a − b over the questions that were graded in both; None if there is none."""
-    both = np.isfinite(a_Q) & np.isfinite(b_Q)
-    if not both.any():
-        return None
-    a, b = a_Q[both], b_Q[both]
-    return Estimate(float((a - b).mean()), *difference_interval(a, b))
 
 
 def _mean_capable_output(measured: Measured) -> float:

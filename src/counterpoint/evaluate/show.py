@@ -4,7 +4,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from counterpoint.evaluate.run import Estimate, Evaluation
+from counterpoint.evaluate.auto import LEAST_SHARE, Auto
+from counterpoint.evaluate.metrics import Estimate
+from counterpoint.evaluate.run import Evaluation
 
 DIVERSITY_COLUMNS = {
     "different_correct": "different\nright in {n}",
@@ -42,9 +44,35 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
         f"{evaluation.task}: {evaluation.questions} questions × {evaluation.samples} samples, batch of {evaluation.batch}; "
         "± is half a 95 % interval over questions"
         + (f"; M cut at {evaluation.cut_budget} tokens" if evaluation.cut_budget else "")
-        + (f"; {skipped} responses could not be graded" if skipped else ""),
+        + (f"; {skipped} responses could not be graded" if skipped else "")
+        + fallbacks_of(evaluation),
         style="dim",
         highlight=False,
+    )
+    if evaluation.auto:
+        console.print(auto_line(evaluation.auto), style="dim", highlight=False)
+
+
+def fallbacks_of(evaluation: Evaluation) -> str:
+    """How many responses were not by the models that should have answered; nothing if none."""
+    counts = {name: result.fallbacks for name, result in evaluation.systems.items() if result.fallbacks}
+    each = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f"; in {sum(counts.values())} responses another model stood in for one that failed ({each})" if counts else ""
+
+
+def auto_line(auto: Auto) -> str:
+    """What a gateway's policy `auto` would do."""
+    lost = f"{100 * auto.tolerance:g} points"
+    if auto.threshold is None:
+        return (
+            f"auto: m alone answers 0 % of the questions: it could answer fewer than {100 * LEAST_SHARE:g} % of them with no "
+            f"more than {lost} lost to the pair's accuracy; `counterpoint serve` does not offer auto"
+        )
+    return (
+        f"auto: m alone answers {100 * auto.share_light:.0f} % of the questions, those where it is sure, and the pair the rest: "
+        f"accuracy {_percent(auto.accuracy)} %, {_percent(auto.accuracy_difference, '+')} points to the pair's, with "
+        f"{auto.capable_output_tokens:.1f} of M's tokens. Measured on half of the questions; the threshold, "
+        f"{_typeset(f'{auto.threshold:.4g}')} nats a token, was set on the other half to lose at most {lost}"
     )
 
 
@@ -78,8 +106,12 @@ def _percent(estimate: Estimate | None, sign: str = "") -> str:
     """A share in percent with half the width of its interval."""
     if estimate is None:
         return "–"
-    number = f"{100 * estimate.value:{sign}.1f}".replace("-", "−")
-    return f"{number} ± {100 * _half(estimate):.1f}"
+    return f"{_typeset(f'{100 * estimate.value:{sign}.1f}')} ± {100 * _half(estimate):.1f}"
+
+
+def _typeset(number: str) -> str:
+    """With a minus sign instead of a hyphen."""
+    return number.replace("-", "−")
 
 
 def _half(estimate: Estimate) -> float:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterpoint.errors import DataError, ModelError
 from counterpoint.policy.chunked import chunked_logprobs, rows_per_chunk
-from counterpoint.policy.rollout import TransformersSampler
+from counterpoint.policy.rollout import OnTokens, TransformersSampler
 from counterpoint.policy.trainable import TrainableModel, base_model, is_lora, padded, side_by_side, spread_over
 from counterpoint.rl.losses import LossSpec, aggregation_weights, token_losses
 from counterpoint.rl.types import Completion, Datum, SamplingParams
@@ -53,7 +53,9 @@ class LocalPolicy(TrainableModel):
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int) -> list[list[Completion]]:
+    def sample(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int, on_tokens: OnTokens | None = None
+    ) -> list[list[Completion]]:
         for prompt in prompts:
             if not prompt:
                 raise DataError("a prompt has no tokens; check the prompt template")
@@ -62,7 +64,7 @@ class LocalPolicy(TrainableModel):
                     f"a prompt of {len(prompt)} tokens and {params.max_tokens} tokens to sample do not fit into the model's "
                     f"context of {self.context_length}; shorten one of them. The prompt begins: {self.decode(prompt[:40])!r}"
                 )
-        return self.sampler.sample(prompts, n, params, seed)
+        return self.sampler.sample(prompts, n, params, seed, on_tokens)
 
     def logprobs(self, data: Sequence[Datum], temperature: float = 1.0) -> list[tuple[float, ...]]:
         return self._of_each_token(data, lambda rows: self._forward(rows, temperature)[:2])

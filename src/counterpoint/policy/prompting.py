@@ -4,19 +4,20 @@ One renderer serves both models. Each uses its own chat template, or a plain one
 where the model's own thinking would: closed, even if M was cut off before it closed it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from uuid import uuid4
 
 from transformers import PreTrainedTokenizerBase
 
+from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
 from counterpoint.errors import ConfigError, DataError
 from counterpoint.policy.base import Policy
+from counterpoint.policy.conversation import Conversation, Turns, in_chat_template, in_plain_template, turns_of, with_instruction
+from counterpoint.policy.literal import LiteralEncoder
 from counterpoint.rl.types import Completion, Question, SamplingParams
 
-SIGNAL_OPEN = "<think>"
-SIGNAL_CLOSE = "</think>"
-"""M's sampling stops here."""
 PLAIN_TEMPLATE = "Question: {question}\n\nResponse:\n"
 
 
@@ -29,7 +30,7 @@ class AnswerPrompt:
 
 
 class Renderer:
-    """Prompts of one model.
+    """Prompts of one model, to a question or a conversation. Special tokens and signal tags that these spell out stay text.
 
     Args:
         instruction: a sentence on the form of the answer; it follows every question, aided or not.
@@ -53,8 +54,9 @@ class Renderer:
         self.context_length = context_length
         self.instruction = instruction
         self.template = template
-        added = tokenizer.added_tokens_decoder.values()
-        self.control_texts = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+        self.uses_chat_template = bool(tokenizer.chat_template) and template is None
+        templates = (str(tokenizer.chat_template or ""), template or "")
+        self.encoder = LiteralEncoder(tokenizer, templates, (SIGNAL_OPEN, SIGNAL_CLOSE))
 
     @property
     def end_token(self) -> int:
@@ -66,26 +68,26 @@ class Renderer:
             )
         return token
 
-    def signal_prompt(self, question: str, max_tokens: int, question_id: str = "") -> tuple[int, ...]:
+    def signal_prompt(self, asked: Conversation, max_tokens: int, question_id: str = "") -> tuple[int, ...]:
         """M's prompt: the question, then an open signal. Raises `DataError` if it leaves no room for `max_tokens`."""
-        tokens = self._encode(self._opened(question))
+        tokens = self._encode(self._opened(asked))
         self._check_room(len(tokens), max_tokens, question_id)
         return tokens
 
-    def response_prompt(self, question: str, max_tokens: int, question_id: str = "") -> tuple[int, ...]:
+    def response_prompt(self, asked: Conversation, max_tokens: int, question_id: str = "") -> tuple[int, ...]:
         """A prompt for a response in the model's own way: its chat template and nothing more. Raises `DataError` as above."""
-        tokens = self._encode(self._asked(question))
+        tokens = self._encode(self._asked(asked))
         self._check_room(len(tokens), max_tokens, question_id)
         return tokens
 
-    def answer_prompt(self, question: str, signal: str, max_tokens: int, question_id: str = "") -> AnswerPrompt:
+    def answer_prompt(self, asked: Conversation, signal: str, max_tokens: int, question_id: str = "") -> AnswerPrompt:
         """A prompt for the answer: the question, and `signal` (empty: unaided) as thinking already written.
 
         The signal ends at its first closing tag, and special tokens that it spells out stay text: it cannot leave its place.
         Where the prompt and `max_tokens` exceed the context, the signal loses its beginning; the question never loses anything,
         and a question that does not fit alone raises `DataError`.
         """
-        opened, signal = self._opened(question), signal.split(SIGNAL_CLOSE, 1)[0]
+        opened, signal = self._opened(asked), signal.split(SIGNAL_CLOSE, 1)[0]
         tokens = self._encode_with(opened, signal)
         excess = len(tokens) + max_tokens - self.context_length
         if excess <= 0:
@@ -100,39 +102,49 @@ class Renderer:
                 return AnswerPrompt(tokens, cut)
             cut += 1
 
-    def _opened(self, question: str) -> str:
+    def room(self, asked: Conversation, signal: str | None = None) -> int:
+        """Tokens that the context leaves after the question and an open signal, or a given one; below 1 it does not fit."""
+        opened = self._opened(asked)
+        tokens = self._encode(opened) if signal is None else self._encode_with(opened, signal.split(SIGNAL_CLOSE, 1)[0])
+        return self.context_length - len(tokens)
+
+    def _opened(self, asked: Conversation) -> list[str]:
         """The question, rendered, up to and with the opening of the signal."""
-        text = self._asked(question)
+        *parts, end = self._asked(asked)
         # templates of thinking-only models open the signal themselves
-        return text if text.rstrip().endswith(SIGNAL_OPEN) else f"{text}{SIGNAL_OPEN}\n"
+        return [*parts, end if end.rstrip().endswith(SIGNAL_OPEN) else f"{end}{SIGNAL_OPEN}\n"]
 
-    def _asked(self, question: str) -> str:
-        """The question, rendered, up to where the model begins."""
-        content = f"{question}\n\n{self.instruction}" if self.instruction else question
-        if self.tokenizer.chat_template and self.template is None:
-            messages: Any = [{"role": "user", "content": content}]
-            text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        else:
-            # str.replace, not str.format: questions hold braces of their own
-            text = (self.template or PLAIN_TEMPLATE).replace("{question}", content)
-        if content not in text and question.strip() not in text:
-            raise ConfigError(
-                f"the chat template of {self.tokenizer.name_or_path} drops the question; set `template` to one with {{question}}"
-            )
-        return text
+    def _asked(self, asked: Conversation) -> list[str]:
+        """The question, rendered, up to where the model begins: what the template wrote and what must stay text, in turn."""
+        turns = turns_of(asked)
+        texts: dict[str, str] = {}
+        for turn in turns:
+            text = turn["content"].strip()
+            if not self.encoder.is_harmless(text):
+                mark = f"text-{uuid4().hex}"  # stands in for it while the template is filled
+                texts[mark] = text
+                turn["content"] = turn["content"].replace(text, mark)
+        rendered = self._rendered(with_instruction(turns, self.instruction))
+        if not texts:
+            return [rendered]
+        return [texts.get(part, part) for part in re.split(f"({'|'.join(texts)})", rendered)]
 
-    def _encode_with(self, opened: str, signal: str) -> tuple[int, ...]:
+    def _rendered(self, turns: Turns) -> str:
+        if self.uses_chat_template:
+            return in_chat_template(self.tokenizer, turns)
+        return in_plain_template(self.template or PLAIN_TEMPLATE, turns)
+
+    def _encode_with(self, opened: list[str], signal: str) -> tuple[int, ...]:
         """A prompt with its signal, closed."""
         signal, closing = signal.strip("\n"), f"\n{SIGNAL_CLOSE}\n\n"
-        if not any(text in signal for text in self.control_texts):
-            return self._encode(opened + signal + closing)
-        as_text = self.tokenizer.encode(signal, add_special_tokens=False, split_special_tokens=True)
-        return self._encode(opened) + tuple(as_text) + tuple(self.tokenizer.encode(closing, add_special_tokens=False))
+        # a signal opened within the signal is as M wrote it, and in its place
+        if self.encoder.is_harmless(signal.replace(SIGNAL_OPEN, "")):
+            return self._encode([*opened[:-1], opened[-1] + signal + closing])
+        return self._encode([*opened, signal, closing])
 
-    def _encode(self, text: str) -> tuple[int, ...]:
+    def _encode(self, parts: list[str]) -> tuple[int, ...]:
         # a chat template writes its own beginning-of-sequence token
-        plain = not self.tokenizer.chat_template or self.template is not None
-        return tuple(self.tokenizer.encode(text, add_special_tokens=plain))
+        return self.encoder.encode(parts, add_special_tokens=not self.uses_chat_template)
 
     def _check_room(self, prompt_tokens: int, max_tokens: int, question_id: str) -> None:
         if prompt_tokens + max_tokens > self.context_length:

@@ -4,7 +4,8 @@ What is drawn depends on the seed, the prompt's place in the call and the model 
 every row gets its own uniform numbers, and a token is read off the inverse of its cumulative distribution.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ COMPACT_SHARE = 8
 """Ended rows leave the batch once they are 1/8 of it: copying the cache for each one would cost more than it saves."""
 NOT_TEXT = "\N{REPLACEMENT CHARACTER}"
 """What bytes decode to that are not whole characters."""
+OnTokens = Callable[[list[int], list[int], list[float]], None]
+"""Hears of each step: the rows (prompt · n + sample) that have not ended, their new tokens, the log-probabilities of these, which
+are untempered, as servers usually report them. What it raises ends the sampling."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -64,27 +68,31 @@ class GrowingLayer(DynamicLayer):
 class StopStrings:
     """Finds stop strings at the end of token rows; decodes only rows whose newest token could complete one."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], vocabulary: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]):
         self.tokenizer = tokenizer
         self.stops = tuple(stops)
-        known = min(vocabulary, len(tokenizer))
-        texts: list[str] = list(tokenizer.batch_decode([[token] for token in range(known)]))
-        self.may_end = torch.zeros(vocabulary, dtype=torch.bool)
-        for token, text in enumerate(texts):
-            # a token that is not whole characters may complete one of a stop string
-            self.may_end[token] = any(
-                stop in text
-                or any(text.startswith(stop[-size:]) for size in range(1, len(stop)))
-                or (NOT_TEXT in text and not stop.isascii())
-                for stop in self.stops
-            )
         # a stop string spans at most one token a byte, and one more that it may start within
         self.window = max(len(stop.encode()) for stop in self.stops) + 1
+        # tokens are looked at as they are drawn: few of a vocabulary are, and a server is given new stop strings all day
+        self.may_end = cache(self._may_end)
+
+    def _may_end(self, token: int) -> bool:
+        """Whether a row could end in a stop string by this token."""
+        if token >= len(self.tokenizer):  # the model's vocabulary may be padded
+            return False
+        text = str(self.tokenizer.decode([token]))
+        # a token that is not whole characters may complete one of a stop string
+        return any(
+            stop in text
+            or any(text.startswith(stop[-size:]) for size in range(1, len(stop)))
+            or (NOT_TEXT in text and not stop.isascii())
+            for stop in self.stops
+        )
 
     def ended(self, tokens: Tensor, newest: Tensor) -> Tensor:
         """Which rows of `tokens` [rows, T] now end in (or just passed) a stop string; `newest` [rows] are their last tokens."""
         ended = torch.zeros(len(newest), dtype=torch.bool)
-        for row in self.may_end[newest.cpu()].nonzero().flatten().tolist():
+        for row in [row for row, token in enumerate(newest.tolist()) if self.may_end(token)]:
             tail = self.tokenizer.decode(tokens[row, -self.window :])
             ended[row] = any(stop in tail for stop in self.stops)
         return ended.to(newest.device)
@@ -104,13 +112,18 @@ def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tens
     logits = logits.float()
     if params.temperature == 0:
         token = logits.argmax(-1)
-        return token, logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]
+        return token, logprobs_of(logits, token)
     logprobs = (logits / params.temperature).log_softmax(-1)
     cumulative = truncate(logprobs.exp(), params.top_p, params.top_k).cumsum(-1)
     threshold = uniforms[:, None].clamp(max=1 - 2**-24) * cumulative[:, -1:]
     # right=True passes over tokens without probability, whose cumulative value equals their neighbour's
     token = torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
     return token, logprobs.gather(-1, token[:, None])[:, 0]
+
+
+def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities [rows] of tokens [rows] under logits [rows, V], as they are."""
+    return logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
 
 
 def entropy(logits: Tensor, temperature: float) -> Tensor:
@@ -140,12 +153,14 @@ class TransformersSampler:
         self.model = model
         self.tokenizer = tokenizer
         self.tokens_per_batch = tokens_per_batch
-        self.stop_strings: dict[tuple[str, ...], StopStrings] = {}
+        self.stop_strings = lru_cache(maxsize=64)(partial(StopStrings, tokenizer))
         self.end_tokens = torch.tensor(sorted(end_tokens(model, tokenizer)), dtype=torch.long, device=model.device)
 
     @torch.inference_mode()
-    def sample(self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int) -> list[list[Completion]]:
-        """`n` completions of each prompt; see `Policy.sample`."""
+    def sample(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int, on_tokens: OnTokens | None = None
+    ) -> list[list[Completion]]:
+        """`n` completions of each prompt; see `Policy.sample`. `on_tokens` hears what is drawn and changes nothing of it."""
         generator = torch.Generator().manual_seed(seed)
         uniforms = torch.rand(len(prompts), n, params.max_tokens, generator=generator)
         completions: list[list[Completion]] = [[] for _ in prompts]
@@ -153,7 +168,8 @@ class TransformersSampler:
         self.model.eval()
         try:
             for batch in self._batches(prompts, n, params.max_tokens):
-                drawn = self._sample_batch([prompts[i] for i in batch], n, params, uniforms[batch])
+                heard = by_place(on_tokens, batch, n) if on_tokens is not None else None
+                drawn = self._sample_batch([prompts[i] for i in batch], n, params, uniforms[batch], heard)
                 for i, group in zip(batch, drawn, strict=True):
                     completions[i] = group
         finally:
@@ -171,7 +187,7 @@ class TransformersSampler:
         return batches
 
     def _sample_batch(
-        self, prompts: list[Sequence[int]], n: int, params: SamplingParams, uniforms: Tensor
+        self, prompts: list[Sequence[int]], n: int, params: SamplingParams, uniforms: Tensor, on_tokens: OnTokens | None
     ) -> list[list[Completion]]:
         device = self.model.device
         uniforms = uniforms.flatten(0, 1).to(device)
@@ -197,6 +213,9 @@ class TransformersSampler:
             tokens[rows, t], logprobs[rows, t] = token, logprob
             if entropies is not None:
                 entropies[rows, t] = entropy(logits, params.temperature)
+            if on_tokens is not None:
+                of_model = logprobs_of(logits[running], token[running])
+                on_tokens(rows[running].tolist(), token[running].tolist(), of_model.tolist())
             at_end = running & torch.isin(token, self.end_tokens)
             at_stop = running & ~at_end & self._at_stop(tokens[rows, : t + 1], token, params.stop)
             ended = at_end | at_stop
@@ -252,10 +271,7 @@ class TransformersSampler:
     def _at_stop(self, tokens: Tensor, newest: Tensor, stops: tuple[str, ...]) -> Tensor:
         if not stops:
             return torch.zeros_like(newest, dtype=torch.bool)
-        if stops not in self.stop_strings:
-            vocabulary = max(self.model.get_output_embeddings().weight.shape[0], len(self.tokenizer))  # pyright: ignore
-            self.stop_strings[stops] = StopStrings(self.tokenizer, stops, vocabulary)
-        return self.stop_strings[stops].ended(tokens, newest)
+        return self.stop_strings(stops).ended(tokens, newest)
 
     def _completions(
         self,
@@ -291,6 +307,15 @@ class TransformersSampler:
                 )
             groups.append(group)
         return groups
+
+
+def by_place(on_tokens: OnTokens, batch: Sequence[int], n: int) -> OnTokens:
+    """`on_tokens` for one batch: `batch` says which prompts of the call are in it."""
+
+    def heard(rows: list[int], tokens: list[int], logprobs: list[float]) -> None:
+        on_tokens([batch[row // n] * n + row % n for row in rows], tokens, logprobs)
+
+    return heard
 
 
 def check_cache(model: PreTrainedModel) -> None:

@@ -1,0 +1,188 @@
+"""From the events of a chat completion to pieces: what came is checked, counted, and never passed over in silence."""
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic_core import from_json
+
+from counterpoint.gateway.types import Ask, ErrorKind, Finish, Piece, Usage
+
+DONE = b"[DONE]"
+EXCERPT = 200
+"""Characters that an error quotes."""
+
+
+class BadCompletion(Exception):
+    """What a server sent is no answer, or says that there is none."""
+
+    def __init__(self, kind: ErrorKind, message: str):
+        super().__init__(message)
+        self.kind: ErrorKind = kind
+
+
+class Completion:
+    """What has come of one completion so far. Its methods raise `BadCompletion`.
+
+    Attributes:
+        done: the server has said that this was all, with [DONE] or in one body.
+        begun: a piece has come.
+    """
+
+    def __init__(self, ask: Ask):
+        self.done = False
+        self.begun = False
+        self._logprobs = ask.logprobs
+        self._open = set(range(ask.sampling.n))
+        """Choices that have no end yet."""
+        self._tokens = [0] * ask.sampling.n
+        self._counted = 0
+        budget = ask.max_tokens * ask.sampling.n
+        self._token_limit = budget + budget // 4 + 16
+        """A delta may be less than a token, so a server that keeps to the budget may send some more of them."""
+        self._said: dict[str, Any] = {}
+        """Usage by the server."""
+
+    @property
+    def usage(self) -> Usage:
+        """By the server, or else counted; what a prompt has only the server knows."""
+        return Usage(_natural(self._said.get("prompt_tokens"), 0), _natural(self._said.get("completion_tokens"), self._counted))
+
+    @property
+    def byte_limit(self) -> int:
+        """More than any server needs to write so many tokens."""
+        return (1 << 20) + 4096 * self._token_limit
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is to be read: the server said so, or it ignores the token budget."""
+        return self.done or self._counted > self._token_limit
+
+    @property
+    def ended(self) -> bool:
+        """Whether every choice has its end."""
+        return not self._open
+
+    def pieces(self, data: bytes) -> list[Piece]:
+        """Those of one event."""
+        if data == DONE:
+            self.done = True
+            return []
+        chunk = _parsed(data)
+        usage = chunk.get("usage")
+        if isinstance(usage, dict):
+            self._said = usage
+        try:
+            found = [piece for choice in chunk["choices"] if (piece := self._piece(choice, choice.get("delta")))]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadCompletion("protocol", f"sent what is no completion: {excerpt(data)}") from error
+        if found:
+            self.begun = True
+        return found
+
+    def whole(self, body: bytes) -> list[Piece]:
+        """Those of an answer that is not streamed. Tokens are shared evenly among choices, since servers tell only their sum."""
+        chunk = _parsed(body)
+        try:
+            choices = [{**choice, "delta": choice["message"]} for choice in chunk["choices"]]
+            found = [piece for choice in choices if (piece := self._piece(choice, choice["delta"]))]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadCompletion("protocol", f"sent what is no completion: {excerpt(body)}") from error
+        self._said = chunk["usage"] if isinstance(chunk.get("usage"), dict) else {}
+        self.done = True
+        self.begun = bool(found)
+        tokens, more = divmod(self.usage.output_tokens, len(found) or 1)
+        return [replace(piece, tokens=tokens + (number < more)) for number, piece in enumerate(found)]
+
+    def end(self) -> list[Piece]:
+        """Ends of the choices that have none, once nothing more is read."""
+        if not self.complete and self._open:
+            raise BadCompletion("protocol", "ended in the middle: neither a finish_reason nor [DONE] came")
+        missing = [index for index in self._open if not self._tokens[index]]
+        if missing and self.done:
+            raise BadCompletion("protocol", f"wrote nothing for choice {missing[0]} of {len(self._tokens)}; does it ignore n?")
+        finish: Finish = "stop" if self.done else "length"
+        return [Piece(index=index, finish=finish) for index in sorted(self._open)]
+
+    def _piece(self, choice: dict[str, Any], delta: dict[str, Any] | None) -> Piece | None:
+        index = choice.get("index", 0)
+        if index not in self._open:
+            return self._late(index, delta)
+        text = thinking = ""
+        if delta:
+            text = delta.get("content") or ""
+            thinking = delta.get("reasoning_content") or delta.get("reasoning") or ""
+            if not (isinstance(text, str) and isinstance(thinking, str)):
+                raise TypeError("content that is no text")
+        tokens, logprob = (1 if text or thinking else 0), None
+        if self._logprobs and choice.get("logprobs"):
+            shown = choice["logprobs"].get("content") or ()
+            if shown:
+                tokens, logprob = len(shown), float(sum(token["logprob"] for token in shown))
+        reason = choice.get("finish_reason")
+        if not tokens and reason is None:
+            return None
+        self._counted += tokens
+        self._tokens[index] += tokens
+        return Piece(index, text, thinking, tokens, logprob, self._finished(index, reason))
+
+    def _finished(self, index: int, reason: object) -> Finish | None:
+        if reason is None:
+            return None
+        if reason == "error":
+            raise BadCompletion("server", "ended with finish_reason error")
+        self._open.discard(index)
+        return "length" if reason == "length" else "stop"
+
+    def _late(self, index: object, delta: dict[str, Any] | None) -> None:
+        """Something for a choice that has ended; servers may say its end twice."""
+        if not isinstance(index, int) or not 0 <= index < len(self._tokens):
+            raise BadCompletion("protocol", f"sent choice {index!r}, of {len(self._tokens)} that were asked for")
+        if delta and (delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")):
+            raise BadCompletion("protocol", f"sent more of choice {index} after its end")
+
+
+def first_listed(body: bytes) -> str:
+    """The first model of a server's list."""
+    try:
+        name = from_json(body)["data"][0]["id"]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise BadCompletion("protocol", f"lists no model; name one in `model`. It sent: {excerpt(body)}") from error
+    if not isinstance(name, str) or not name:
+        raise BadCompletion("protocol", f"lists a model without a name: {excerpt(body)}")
+    return name
+
+
+def excerpt(text: bytes) -> str:
+    """The beginning of what a server sent, in one line."""
+    return " ".join(text[: 4 * EXCERPT].decode(errors="replace").split())[:EXCERPT]
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        chunk = from_json(data)
+    except ValueError as error:
+        raise BadCompletion("protocol", f"sent JSON that cannot be read: {excerpt(data)}") from error
+    if not isinstance(chunk, dict):
+        raise BadCompletion("protocol", f"sent what is no completion: {excerpt(data)}")
+    if chunk.get("error"):
+        raise BadCompletion(_error_kind(chunk["error"]), f"sent an error: {excerpt(data)}")
+    return chunk
+
+
+def _error_kind(error: object) -> ErrorKind:
+    """Of an error object; its code is an HTTP status, if it is a number."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return status_kind(code) if isinstance(code, int) and code >= 400 else "server"
+
+
+def status_kind(status: int) -> ErrorKind:
+    """Of an HTTP status other than 200."""
+    if status == 429:
+        return "rate_limit"
+    if status >= 500:
+        return "server"
+    return "rejected" if status >= 400 else "protocol"
+
+
+def _natural(value: object, default: int) -> int:
+    return value if isinstance(value, int) and value >= 0 else default

@@ -1,0 +1,110 @@
+"""From tokens to text while they come: no character, no stop string and no closing tag is ever shown in part."""
+
+from collections.abc import Callable, Sequence
+
+from counterpoint.gateway.types import Piece
+from counterpoint.policy.prompting import SIGNAL_CLOSE
+from counterpoint.policy.rollout import NOT_TEXT
+from counterpoint.rl.types import Completion
+
+Decode = Callable[[Sequence[int]], str]
+
+
+def first_stop(text: str, stops: Sequence[str]) -> int:
+    """Where in `text` a stop string begins, or, at its end, may have begun; its length if nowhere."""
+    whole = [text.find(stop) for stop in stops if stop in text]
+    begun = [len(text) - size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
+    return min([len(text), *whole, *begun])
+
+
+class GrowingText:
+    """The text of one completion: what of it is certain, as its tokens come."""
+
+    def __init__(self, decode: Decode, stops: Sequence[str]):
+        self.decode = decode
+        self.stops = tuple(stop for stop in stops if stop)
+        self.window: list[int] = []
+        """The newest tokens, after some that were read before: how a token reads can depend on its neighbour."""
+        self.read = 0
+        self.waiting = ""
+        self.shown = 0
+
+    def add(self, token: int) -> str:
+        """The text that is certain now and was not before."""
+        self.window.append(token)
+        before, now = self.decode(self.window[: self.read]), self.decode(self.window)
+        if len(now) <= len(before) or now.endswith(NOT_TEXT):
+            return ""
+        self.waiting += now[len(before) :]
+        self.window, self.read = self.window[self.read :], len(self.window) - self.read
+        certain = self.waiting[: first_stop(self.waiting, self.stops)]
+        self.waiting = self.waiting[len(certain) :]
+        self.shown += len(certain)
+        return certain
+
+    def rest(self, text: str) -> str:
+        """What was held back, now that the completion has ended and `text` is all of it."""
+        return text[self.shown :]
+
+
+class Thinking:
+    """Tells what a model thinks from what it answers, in a text that comes in parts and begins with thinking."""
+
+    def __init__(self):
+        self.thought = ""
+        self.waiting = ""
+        self.closed = False
+        self.answering = False
+
+    def split(self, text: str) -> tuple[str, str]:
+        """The thinking and the answer in some more of the text."""
+        if self.closed:
+            return "", self._answer(text)
+        thinking, close, answer = (self.waiting + text).partition(SIGNAL_CLOSE)
+        self.closed = bool(close)
+        certain = len(thinking) if close else first_stop(thinking, (SIGNAL_CLOSE,))
+        thinking, self.waiting = thinking[:certain], thinking[certain:]
+        self.thought += thinking
+        return thinking, self._answer(answer)
+
+    def end(self, finished: bool) -> tuple[str, str]:
+        """What is left at the end. A model that finished without ever closing its thinking has answered all along."""
+        if self.closed:
+            return "", ""
+        return ("", self._answer(self.thought + self.waiting)) if finished else (self.waiting, "")
+
+    def _answer(self, text: str) -> str:
+        if not self.answering:
+            text = text.lstrip("\n")
+            self.answering = bool(text)
+        return text
+
+
+class Choice:
+    """One of a request's completions, as pieces.
+
+    Args:
+        thinks: whether it begins with the model's thinking.
+    """
+
+    def __init__(self, index: int, decode: Decode, stops: Sequence[str], thinks: bool):
+        self.index = index
+        self.text = GrowingText(decode, stops)
+        self.thinking = Thinking() if thinks else None
+
+    def add(self, token: int, logprob: float | None) -> Piece:
+        """A token, and the text that it made certain."""
+        thinking, text = self._split(self.text.add(token))
+        return Piece(self.index, text, thinking, tokens=1, logprob=logprob)
+
+    def end(self, completion: Completion) -> Piece:
+        """What was held back, and why the model ended."""
+        finish = "length" if completion.stop == "length" else "stop"
+        thinking, text = self._split(self.text.rest(completion.text))
+        if self.thinking is not None:
+            more_thinking, more_text = self.thinking.end(finished=finish == "stop")
+            thinking, text = thinking + more_thinking, text + more_text
+        return Piece(self.index, text, thinking, finish=finish)
+
+    def _split(self, text: str) -> tuple[str, str]:
+        return self.thinking.split(text) if self.thinking is not None else ("", text)

@@ -1,0 +1,259 @@
+"""Who answers: the pair (DUET's two stages), one of the two alone, or m with M only where m is unsure.
+
+Each policy is a generator of deltas over two upstreams; what it spends is written into the turn as it goes. The stages are those
+of `duet/infer.py`: M writes a signal up to its closing tag, m answers with the signal as its thinking.
+"""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
+from counterpoint.gateway.api import Delta
+from counterpoint.gateway.scan import Until
+from counterpoint.gateway.types import Ask, Message, Piece, Role, Sampling, Stage, Upstream, UpstreamError, Usage
+
+
+@dataclass
+class Call:
+    """What one call to one model took, filled while it goes on."""
+
+    role: Role
+    stage: Stage
+    model: str
+    usage: Usage = field(default_factory=Usage)
+    began: float = field(default_factory=time.time)
+    """Seconds since the epoch."""
+    seconds: float = 0.0
+    first_seconds: float | None = None
+    """Until the first token."""
+    error: str | None = None
+    """The kind of the error that ended it."""
+
+
+@dataclass
+class Turn:
+    """One request: what is asked, and what has been done for it so far."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    signal_tokens: int
+    """M's budget."""
+    answer_tokens: int
+    """The answer's."""
+    total_tokens: int | None = None
+    """Bound on signal and answer together."""
+    streaming: bool = True
+    """Whether the client sees deltas as they come: then an answer that has begun cannot be taken back."""
+    calls: list[Call] = field(default_factory=list)
+    fallback: Role | None = None
+    """The model that stood in for the other."""
+
+    def spent(self, *stages: Stage) -> int:
+        """Output tokens so far, of all stages or some."""
+        return sum(call.usage.output_tokens for call in self.calls if not stages or call.stage in stages)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two models, and the rules between them."""
+
+    capable: Upstream
+    light: Upstream
+    fallback: bool = True
+    auto_threshold: float | None = None
+    """Mean log-probability in nats from which m's unaided answer stands."""
+
+
+async def duet(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
+    """M writes the signal, m answers with it. If M fails, m answers with as much of it as there is."""
+    signal = ""
+    try:
+        async with aclosing(signal_by(pair.capable, turn)) as texts:
+            async for text in texts:
+                signal += text
+                yield Delta(reasoning=text)
+    except UpstreamError as error:
+        stand_in("light", pair, turn, error)
+    answers = answer_by(pair.light, turn, signal), answer_by(pair.capable, turn, signal)
+    async with aclosing(one_of(*answers, "capable", pair, turn)) as deltas:
+        async for delta in deltas:
+            yield delta
+
+
+def light(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
+    """m answers unaided."""
+    return one_of(answer_by(pair.light, turn, ""), alone(pair.capable, turn), "capable", pair, turn)
+
+
+def capable(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
+    """M thinks and answers."""
+    return one_of(alone(pair.capable, turn), answer_by(pair.light, turn, ""), "light", pair, turn)
+
+
+async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
+    """m answers unaided; where it is not sure enough of what it said, that is dropped and the pair is asked."""
+    answer: list[Piece] = []
+    try:
+        async with aclosing(call(pair.light, ask_answer(turn, "", logprobs=True), turn)) as pieces:
+            async for piece in pieces:
+                answer.append(piece)
+    except UpstreamError as error:
+        stand_in("capable", pair, turn, error)
+        rest = alone(pair.capable, turn)
+    else:
+        sure, threshold = confidence(answer), pair.auto_threshold
+        rest = _these(answer) if sure is not None and threshold is not None and sure >= threshold else duet(pair, turn)
+    async with aclosing(rest) as deltas:
+        async for delta in deltas:
+            yield delta
+
+
+POLICIES = {"duet": duet, "light": light, "capable": capable, "auto": auto}
+
+
+async def signal_by(model: Upstream, turn: Turn) -> AsyncGenerator[str, None]:
+    """The signal as it is written, without its tags. The request ends with it: no token after it is paid for."""
+    budget = turn.signal_tokens if turn.total_tokens is None else min(turn.signal_tokens, turn.total_tokens - 1)
+    if budget < 1:
+        return
+    until, thinking = Until(SIGNAL_CLOSE), False
+    ask = Ask("signal", turn.messages, budget, replace(turn.sampling, n=1, stop=()))
+    async with aclosing(call(model, ask, turn)) as pieces:
+        async for piece in pieces:
+            thinking = thinking or bool(piece.thinking)
+            if thinking and piece.text.strip():
+                break  # a server that tells reasoning apart has come to its answer
+            text = until.feed(piece.thinking if thinking else piece.text)
+            if text:
+                yield text
+            if until.found:
+                break
+    if rest := until.end():
+        yield rest
+
+
+async def answer_by(model: Upstream, turn: Turn, signal: str) -> AsyncGenerator[Delta, None]:
+    """The answer with a signal (empty: unaided)."""
+    async with aclosing(call(model, ask_answer(turn, signal), turn)) as pieces:
+        async for piece in pieces:
+            yield spoken(piece)
+
+
+def ask_answer(turn: Turn, signal: str, logprobs: bool = False) -> Ask:
+    budget = turn.answer_tokens
+    if turn.total_tokens is not None:
+        budget = min(budget, max(1, turn.total_tokens - turn.spent("signal")))
+    return Ask("answer", turn.messages, budget, turn.sampling, signal, logprobs)
+
+
+async def alone(model: Upstream, turn: Turn) -> AsyncGenerator[Delta, None]:
+    """One model's reasoning and answer in one go, told apart."""
+    budget = turn.signal_tokens + turn.answer_tokens
+    ask = Ask("alone", turn.messages, min(budget, turn.total_tokens or budget), turn.sampling)
+    parts = [ThinkingApart() for _ in range(turn.sampling.n)]
+    async with aclosing(call(model, ask, turn)) as pieces:
+        async for piece in pieces:
+            thought, said = parts[piece.index].feed(piece.text, over=piece.finish is not None)
+            yield Delta(piece.thinking + thought, said, piece.index, piece.finish)
+
+
+def spoken(piece: Piece) -> Delta:
+    """A piece of an answer, with what a server took for reasoning in it as such."""
+    return Delta(piece.thinking, piece.text, piece.index, piece.finish)
+
+
+async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, None]:
+    """The pieces of one call. What it took is in the turn, however it ends: by itself, by an error, or since nobody listens."""
+    record = Call(model.role, ask.stage, model.name)
+    turn.calls.append(record)
+    began, counted, said = time.monotonic(), 0, None
+    try:
+        async with aclosing(model.stream(ask)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Usage):
+                    said = piece
+                    continue
+                if record.first_seconds is None:
+                    record.first_seconds = time.monotonic() - began
+                counted += piece.tokens
+                yield piece
+    except UpstreamError as error:
+        record.error, said = error.kind, error.usage
+        raise
+    finally:
+        record.usage = said or Usage(0, counted)
+        record.seconds = time.monotonic() - began
+        record.model = model.name
+
+
+async def one_of(
+    first: AsyncGenerator[Delta, None], second: AsyncGenerator[Delta, None], second_is: Role, pair: Pair, turn: Turn
+) -> AsyncGenerator[Delta, None]:
+    """What `first` says; what `second` says if `first` fails before the client has seen any of it."""
+    said: list[Delta] = []
+    try:
+        async with aclosing(first) as deltas:
+            async for delta in deltas:
+                said.append(delta)
+                if turn.streaming:
+                    yield delta
+    except UpstreamError as error:
+        if turn.streaming and said:
+            raise
+        stand_in(second_is, pair, turn, error)
+        said = []
+        async with aclosing(second) as deltas:
+            async for delta in deltas:
+                yield delta
+    for delta in () if turn.streaming else said:
+        yield delta
+
+
+def stand_in(role: Role, pair: Pair, turn: Turn, error: UpstreamError) -> None:
+    """Let the other model answer, said in the turn. Raises `error` where that is forbidden, useless, or was done before."""
+    if not pair.fallback or turn.fallback or error.kind == "rejected":
+        raise error
+    turn.fallback = role
+
+
+class ThinkingApart:
+    """Splits a model's text at its closing tag, where a server that does not do so sends both as one text."""
+
+    def __init__(self) -> None:
+        self.beginning: str | None = ""
+        """The text so far, while it is open whether it begins with the opening tag."""
+        self.until, self.thinking = Until(SIGNAL_CLOSE), True
+
+    def feed(self, text: str, over: bool) -> tuple[str, str]:
+        """The reasoning and the answer in `text`; `over`: no more comes."""
+        if not self.thinking:
+            return "", text
+        if self.beginning is not None:
+            self.beginning += text
+            start = self.beginning.lstrip()
+            if len(start) < len(SIGNAL_OPEN) and SIGNAL_OPEN.startswith(start) and not over:
+                return "", ""
+            text, self.beginning = self.beginning, None
+            if not start.startswith(SIGNAL_OPEN):
+                self.thinking = False
+                return "", text
+            text = start[len(SIGNAL_OPEN) :].lstrip("\n")
+        thought = self.until.feed(text)
+        if self.until.found:
+            self.thinking = False
+            return thought, self.until.rest.lstrip("\n")
+        return thought + (self.until.end() if over else ""), ""
+
+
+def confidence(pieces: list[Piece]) -> float | None:
+    """Mean log-probability of the tokens in nats; None without tokens, or where the server does not tell it of all of them."""
+    spoken_for = [piece.logprob for piece in pieces if piece.tokens]
+    told = [logprob for logprob in spoken_for if logprob is not None]
+    return sum(told) / sum(piece.tokens for piece in pieces) if told and len(told) == len(spoken_for) else None
+
+
+async def _these(pieces: list[Piece]) -> AsyncGenerator[Delta, None]:
+    for piece in pieces:
+        yield spoken(piece)

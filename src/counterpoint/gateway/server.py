@@ -1,0 +1,260 @@
+"""The gateway over HTTP: routes, admission, and errors as OpenAI's clients know them."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from counterpoint.errors import LedgerError
+from counterpoint.gateway.api import ApiError, ChatRequest, PolicyName, parse
+from counterpoint.gateway.config import GatewayConfig
+from counterpoint.gateway.gate import Gate
+from counterpoint.gateway.ledger import Admission, Ledger, Refused
+from counterpoint.gateway.logs import log, log_failure
+from counterpoint.gateway.metrics import Metrics
+from counterpoint.gateway.page import page_response
+from counterpoint.gateway.policies import Pair, Turn
+from counterpoint.gateway.respond import INTERNAL, STOPPING, Served
+from counterpoint.gateway.types import Sampling
+from counterpoint.gateway.usage import Tariff
+
+SERVED = "counterpoint"
+"""The model name that means the policy of the config."""
+BODY_SECONDS = 30.0
+"""In which the body of a request has to come."""
+BOOKING_SECONDS = 5.0
+"""For requests that are ended when the server stops, to be booked."""
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": what}
+    for status, what in {
+        400: "The request is wrong.",
+        401: "No API key, or one that is not valid.",
+        403: "Without API keys the server is for its own machine only.",
+        404: "No such model.",
+        408: "The body did not come.",
+        413: "The body is too large.",
+        415: "The body is not JSON.",
+        429: "A limit was reached, or the server is busy.",
+        500: "The gateway failed.",
+        502: "A model failed.",
+        503: "A model is not asked, since it failed just before; or the server stops, or its database of keys fails.",
+        504: "A model took too long.",
+    }.items()
+}
+
+
+class Gateway:
+    """What the routes share."""
+
+    def __init__(self, config: GatewayConfig, pair: Pair, ledger: Ledger | None = None):
+        self.config, self.pair, self.ledger = config, pair, ledger
+        self.tariff = Tariff.of(config)
+        self.metrics = Metrics()
+        self.gate = Gate(config.server.concurrent, config.server.queue)
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """One for each request that is not booked yet."""
+
+    async def chat(self, request: Request) -> Response:
+        """Take a request in: who asks, what, of whom. The answer itself is `respond.Served`."""
+        self.watch(asyncio.current_task())
+        request_id = id_of(request)
+        admission = await self.admit(request)
+        try:
+            asked = parse(await body_of(request, self.config.server.max_body_bytes))
+            policy = self.policy_of(asked)
+        except BaseException as error:
+            if self.ledger and admission:
+                await self.ledger.book(admission, {}, 0.0)
+            if isinstance(error, asyncio.CancelledError):  # only a server that stops does this
+                raise STOPPING from error
+            raise
+        return Served(self, request_id, asked, policy, self.turn_of(asked), admission)
+
+    def watch(self, task: asyncio.Task[Any] | None) -> None:
+        """Let `close` wait for a request."""
+        if task:
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def admit(self, request: Request) -> Admission | None:
+        """The booking of a request that may be served. Raises `ApiError` 401, 403 or 429."""
+        if self.ledger is None:
+            check_host(request)
+            return None
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        try:
+            return await self.ledger.admit(key.strip() if scheme.lower() == "bearer" else None)
+        except Refused as refused:
+            if refused.kind == "invalid_key":
+                message = "no valid API key: send `Authorization: Bearer KEY` with a key of `counterpoint keys add`"
+                raise ApiError(401, message, "authentication_error", "invalid_api_key") from refused
+            raise ApiError(429, str(refused), "rate_limit_error", refused.kind, retry_after=refused.retry_after) from refused
+
+    def policy_of(self, asked: ChatRequest) -> PolicyName:
+        """Who answers. Raises `ApiError` for a model that is not served."""
+        models = self.models()
+        if asked.model not in models:
+            raise ApiError(
+                404,
+                f"there is no model {asked.model!r}; choose one of {', '.join(models)}",
+                code="model_not_found",
+                param="model",
+            )
+        named: Any = self.config.routing.policy if asked.model == SERVED else asked.model
+        policy = asked.counterpoint.policy or named
+        if policy not in models:
+            raise ApiError(
+                400, "policy auto needs routing.auto_threshold, which this server has not", param="counterpoint.policy"
+            )
+        return policy
+
+    def models(self) -> list[str]:
+        """The names that `model` may have: the default policy's, and each policy's."""
+        auto = [] if self.pair.auto_threshold is None else ["auto"]
+        return [SERVED, "duet", "capable", "light", *auto]
+
+    def turn_of(self, asked: ChatRequest) -> Turn:
+        """What the stages are told."""
+        budget = self.config.budget
+        by_effort = {"low": budget.low, "medium": budget.medium, "high": budget.high, None: budget.medium}
+        return Turn(
+            messages=tuple(message.turn() for message in asked.messages),
+            sampling=Sampling(asked.temperature, asked.top_p, asked.stops, asked.seed, asked.n or 1),
+            signal_tokens=asked.counterpoint.max_signal_tokens or by_effort[asked.reasoning_effort],
+            answer_tokens=asked.max_tokens or asked.max_completion_tokens or budget.answer,
+            total_tokens=asked.max_completion_tokens,
+            streaming=bool(asked.stream),
+        )
+
+    async def ready(self) -> dict[str, bool]:
+        """Which of the two models can be asked."""
+        return {"capable": await self.pair.capable.ready(), "light": await self.pair.light.ready()}
+
+    async def close(self) -> None:
+        """Let go of everything, once what runs has been booked."""
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=BOOKING_SECONDS)
+        await self.pair.capable.close()
+        await self.pair.light.close()
+        if self.ledger:
+            await self.ledger.close()
+
+
+def make_app(gateway: Gateway) -> FastAPI:
+    """The routes."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await gateway.close()
+
+    app = FastAPI(title="Counterpoint", lifespan=lifespan, docs_url=None, redoc_url=None)
+    body = {
+        "content": {"application/json": {"schema": ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")}}
+    }
+
+    @app.post("/v1/chat/completions", responses=ERRORS, openapi_extra={"requestBody": {"required": True, **body}})
+    async def chat_completions(request: Request) -> Response:
+        return await gateway.chat(request)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {
+            "object": "list",
+            "data": [{"id": name, "object": "model", "created": 0, "owned_by": "counterpoint"} for name in gateway.models()],
+        }
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", responses={503: {"description": "Not now."}})
+    async def ready() -> JSONResponse:
+        found = await gateway.ready()
+        enough = any(found.values()) if gateway.pair.fallback else all(found.values())
+        return JSONResponse({"status": "ready" if enough else "not ready", **found}, 200 if enough else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        gateway.metrics.running.set(gateway.gate.running)
+        gateway.metrics.waiting.set(gateway.gate.waiting)
+        for model in (gateway.pair.capable, gateway.pair.light):
+            gateway.metrics.breaker.labels(model.role).set(getattr(model, "breaker_state", "closed") == "open")
+        return Response(gateway.metrics.page(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return page_response()
+
+    @app.exception_handler(ApiError)
+    async def _refused(_: Request, error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(LedgerError)
+    async def _no_ledger(_: Request, error: LedgerError) -> JSONResponse:
+        log("ledger failed", error=str(error))  # names the database, which is no client's concern
+        return JSONResponse(ApiError(503, "API keys cannot be checked now; try again", "server_error").body, 503)
+
+    @app.exception_handler(HTTPException)
+    async def _no_route(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse(ApiError(error.status_code, str(error.detail)).body, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse(ApiError(400, str(error)).body, 400)
+
+    @app.exception_handler(LedgerError)
+    async def _no_database(request: Request, error: LedgerError) -> JSONResponse:
+        log_failure("ledger", error)  # what it says of the database is not for clients
+        message = "the API key cannot be checked now, since the server's database of keys fails; try again"
+        return await _refused(request, ApiError(503, message, "server_error", "keys_unavailable", retry_after=1))
+
+    @app.exception_handler(Exception)
+    async def _failed(request: Request, _: Exception) -> JSONResponse:
+        return await _refused(request, INTERNAL)  # the server that runs the app logs it
+
+    return app
+
+
+def id_of(request: Request) -> str:
+    """The client's own request id, if it is one, else a new one."""
+    given = request.headers.get("x-request-id", "")
+    return given if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", given) else secrets.token_hex(12)
+
+
+async def body_of(request: Request, limit: int) -> bytes:
+    """The body.
+
+    Raises `ApiError` 415 if it is not JSON; 413, without reading on, if it is longer than `limit` bytes; 408 if it does not come.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # what a browser sends for another site without asking first is never this
+        raise ApiError(415, f"the content type is {kind or 'not given'}; send application/json")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > limit:
+                    raise ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large", hang_up=True)
+    except TimeoutError as error:
+        raise ApiError(408, f"the body did not come in {BODY_SECONDS:g} seconds", hang_up=True) from error
+    except ClientDisconnect as error:
+        raise ApiError(400, "the body broke off") from error  # nobody reads it
+    return bytes(body)
+
+
+def check_host(request: Request) -> None:
+    """Without keys the server is for this machine: a name that a web page has pointed at it does not count."""
+    host = request.headers.get("host", "")
+    if re.sub(r":\d+$", "", host) not in LOOPBACK:
+        raise ApiError(403, f"the host {host!r} is not this machine's; without API keys only {', '.join(LOOPBACK)} are served")

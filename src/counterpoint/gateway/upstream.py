@@ -1,0 +1,219 @@
+"""A model behind a URL: an OpenAI-compatible server, with retries and a circuit breaker."""
+
+import asyncio
+import itertools
+import json
+import os
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime
+
+import aiohttp
+from yarl import URL
+
+from counterpoint.errors import ConfigError
+from counterpoint.gateway.breaker import Breaker, State
+from counterpoint.gateway.chat import body_of
+from counterpoint.gateway.completion import EXCERPT, BadCompletion, Completion, excerpt, first_listed, status_kind
+from counterpoint.gateway.config import UpstreamConfig
+from counterpoint.gateway.reading import Limits, read_body, read_pieces
+from counterpoint.gateway.retry import backoff, retry_after
+from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, UpstreamError, Usage
+
+RETRIED: tuple[ErrorKind, ...] = ("connect", "rate_limit", "server")
+KEPT_SECONDS = 4.0
+"""An idle connection is not used again after this: many servers close it after five, and a request could meet that."""
+READY_SECONDS = 2.0
+LISTING_BYTES = 8 << 20
+
+
+class HttpUpstream:
+    """An `Upstream` over an OpenAI-compatible server. Raises `ConfigError` if the key or what is sent along is not as it must be.
+
+    Attributes:
+        name: what the config says, or the first model that the server lists; empty until it was asked.
+    """
+
+    def __init__(self, role: Role, config: UpstreamConfig):
+        if config.url is None:
+            raise ValueError(f"{role} has no url")
+        base = URL(config.url)
+        if base.user or base.password:
+            raise ConfigError(f"{role}: the url holds a user or a password; set api_key_env to the variable with the key")
+        self.role: Role = role
+        self.name = config.model or ""
+        self._config = config
+        self._completions = (base / "chat" / "completions").with_query(base.query)
+        self._models = (base / "models").with_query(base.query)
+        self._server = f"{role} ({base.host}:{base.port})"
+        self._key = _key(role, config.api_key_env)
+        _check_json(role, config.extra)
+        self._breaker = Breaker(config.breaker_failures, config.breaker_seconds)
+        self._session: aiohttp.ClientSession | None = None
+        self._listing = asyncio.Lock()
+
+    @property
+    def breaker_state(self) -> State:
+        return self._breaker.state(time.monotonic())
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
+        """As `Upstream.stream` says. Tries again while nothing has come; the breaker is told of every try."""
+        deadline = asyncio.get_running_loop().time() + self._config.total_seconds
+        for attempt in itertools.count():
+            completion = Completion(ask)
+            try:
+                with self._admitted(completion, deadline) as ticket:
+                    async with aclosing(self._attempt(ask, completion, deadline)) as pieces:
+                        async for piece in pieces:
+                            self._breaker.answering(ticket)
+                            yield piece
+            except UpstreamError as error:
+                wait = self._wait(error, attempt, deadline)
+                if completion.begun or wait is None:
+                    raise
+                await asyncio.sleep(wait)
+            else:
+                yield completion.usage
+                return
+
+    async def ready(self) -> bool:
+        """Whether the server answers now, and the breaker lets requests through."""
+        if self.breaker_state == "open":
+            return False
+        try:
+            async with asyncio.timeout(READY_SECONDS), self._opened().get(self._models, allow_redirects=False) as response:
+                if response.status == 200 and not self.name:
+                    self.name = first_listed(await read_body(response, LISTING_BYTES))
+                return response.status == 200 or (response.status in (404, 405) and bool(self.name))
+        except (aiohttp.ClientError, OSError, BadCompletion):  # TimeoutError is an OSError
+            return False
+
+    async def close(self) -> None:
+        if self._session:
+            await self._session.close()
+
+    def _wait(self, error: UpstreamError, attempt: int, deadline: float) -> float | None:
+        """Seconds until the next try; None if there is none."""
+        if error.kind not in RETRIED or attempt >= self._config.retries or self.breaker_state == "open":
+            return None
+        wait = (error.retry_after or 0.0) + backoff(attempt)
+        return wait if wait < deadline - asyncio.get_running_loop().time() else None
+
+    @contextmanager
+    def _admitted(self, completion: Completion, deadline: float) -> Iterator[int]:
+        """A ticket of the breaker, which is told how the request went."""
+        ticket = self._breaker.admit(time.monotonic())
+        if ticket is None:
+            raise self._error("breaker", "failed several times just now, and is left alone for a while")
+        try:
+            yield ticket
+            self._breaker.succeeded(ticket)
+        except UpstreamError as error:
+            slow = error.kind == "timeout" and completion.begun and asyncio.get_running_loop().time() >= deadline
+            # an answer that is long, or that we are slow to pass on, is no sign that the model is ill
+            if error.kind not in ("rate_limit", "rejected") and not slow:
+                self._breaker.failed(ticket, time.monotonic())
+            raise
+        except GeneratorExit:  # the caller has read enough
+            if completion.begun:
+                self._breaker.succeeded(ticket)
+            raise
+        finally:
+            self._breaker.released(ticket)
+
+    async def _attempt(self, ask: Ask, completion: Completion, deadline: float) -> AsyncGenerator[Piece, None]:
+        """One request. Its connection is used again only if all of the answer was read, and closed at once otherwise."""
+        clock, patience = asyncio.get_running_loop().time, self._config.first_token_seconds
+        limits = Limits(min(deadline, clock() + patience), deadline, patience)
+        response = None
+        try:
+            async with asyncio.timeout_at(limits.first):
+                body = body_of(ask, self._config, await self._model())
+                response = await self._opened().post(self._completions, data=json.dumps(body).encode(), allow_redirects=False)
+                await self._check_status(response)
+            async with aclosing(read_pieces(response, completion, limits)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except BadCompletion as error:
+            raise self._error(error.kind, str(error), completion.usage) from error
+        except (aiohttp.ClientError, OSError) as error:
+            if not completion.ended:  # else only [DONE] was missing
+                kind, message = _failure(error)
+                message = message or limits.overstepped(completion, clock())
+                raise self._error(kind, message, completion.usage) from error
+        finally:
+            if response:
+                response.close()
+
+    async def _model(self) -> str:
+        """The model's name, asked for once."""
+        async with self._listing:
+            if not self.name:
+                async with self._opened().get(self._models, allow_redirects=False) as response:
+                    await self._check_status(response)
+                    self.name = first_listed(await read_body(response, LISTING_BYTES))
+        return self.name
+
+    async def _check_status(self, response: aiohttp.ClientResponse) -> None:
+        """Raises `UpstreamError` for any status but 200."""
+        if response.status == 200:
+            return
+        body = bytearray()
+        while len(body) < 4 * EXCERPT and (portion := await response.content.readany()):
+            body += portion
+        said = f"{response.method} {response.url.path} was answered with {response.status}: {excerpt(bytes(body))}"
+        wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+        raise self._error(status_kind(response.status), said, retry_after=wait)
+
+    def _error(
+        self, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None
+    ) -> UpstreamError:
+        if self._key:
+            message = message.replace(self._key, "***")  # servers quote it
+        return UpstreamError(self.role, kind, f"{self._server} {message}", usage, retry_after)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        """The session; it belongs to the event loop that first uses it."""
+        if self._session is None:
+            headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "counterpoint"}
+            if self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
+            self._session = aiohttp.ClientSession(
+                headers=headers,
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._config.connect_seconds),
+                auto_decompress=False,
+            )
+        return self._session
+
+
+def _failure(error: aiohttp.ClientError | OSError) -> tuple[ErrorKind, str]:
+    """Kind and message of what went wrong below HTTP's meaning; no message for a limit of ours."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "protocol", f"sent no HTTP: {' '.join(error.message.split())[:EXCERPT]}"
+    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
+        return "timeout", ""
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
+        return "connect", "closed the connection in the middle of an answer"
+    return "connect", f"cannot be reached: {str(error)[:EXCERPT] or type(error).__name__}"
+
+
+def _key(role: Role, variable: str | None) -> str | None:
+    """The server's key from the environment."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"{role}: the server's key is looked for in {variable}, which is not set in the environment")
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{role}: {variable} holds characters that no key has; set it to the key alone")
+    return key
+
+
+def _check_json(role: Role, extra: Mapping[str, object]) -> None:
+    try:
+        json.dumps(extra, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{role}: extra cannot be sent as JSON ({error}); TOML's dates and nan have no place there") from error

@@ -1,0 +1,181 @@
+"""Who answers, and who stands in."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from counterpoint.gateway.api import Delta
+from counterpoint.gateway.policies import POLICIES, Pair, Turn
+from counterpoint.gateway.types import Message, Piece, Sampling, UpstreamError, Usage
+from gateway.scripted import Scripted, broken, words
+
+
+def turn(**changes) -> Turn:
+    return Turn(
+        **{"messages": (Message("user", "2+2?"),), "sampling": Sampling(), "signal_tokens": 50, "answer_tokens": 20} | changes
+    )
+
+
+async def _deltas(policy, pair, asked) -> list[Delta]:
+    return [delta async for delta in POLICIES[policy](pair, asked)]
+
+
+def say(policy, pair, asked) -> tuple[str, str]:
+    """The reasoning and the content of an answer."""
+    deltas = asyncio.run(_deltas(policy, pair, asked))
+    return "".join(d.reasoning for d in deltas), "".join(d.content for d in deltas)
+
+
+def test_the_light_model_answers_with_the_signal_of_the_capable_one():
+    pair = Pair(capable := Scripted("capable", words("two twos")), light := Scripted("light", words("it is 4")))
+    asked = turn()
+    assert say("duet", pair, asked) == ("two twos", "it is 4")
+    assert [(call.role, call.stage, call.usage) for call in asked.calls] == [
+        ("capable", "signal", Usage(5, 2)),
+        ("light", "answer", Usage(5, 3)),
+    ]
+    assert (capable.asks[0].max_tokens, light.asks[0].max_tokens) == (50, 20)
+    assert light.asks[0].signal == "two twos"
+
+
+def test_the_signal_ends_at_its_closing_tag_even_if_the_server_goes_on():
+    script = [Piece(text="two</th", tokens=1), Piece(text="ink>so it is 4", tokens=1), Piece(text="and more", tokens=1)]
+    pair = Pair(capable := Scripted("capable", script), light := Scripted("light", words("4")))
+    asked = turn()
+    assert say("duet", pair, asked) == ("two", "4")
+    assert light.asks[0].signal == "two"
+    assert asked.calls[0].usage.output_tokens == 2  # the third was not waited for
+    assert capable.open == 0
+
+
+def test_reasoning_that_a_server_tells_apart_is_the_signal_and_its_answer_is_not_waited_for():
+    script = [Piece(thinking="two", tokens=1), Piece(thinking=" twos", tokens=1), Piece(text="4", tokens=1), None]
+    pair = Pair(Scripted("capable", script), light := Scripted("light", words("4")))
+    assert say("duet", pair, turn()) == ("two twos", "4")
+    assert light.asks[0].signal == "two twos"
+
+
+def test_the_clients_stop_strings_and_number_of_choices_are_for_the_answer():
+    pair = Pair(capable := Scripted("capable", words("a")), light := Scripted("light", words("b")))
+    say("duet", pair, turn(sampling=Sampling(0.5, stop=("x",), n=3)))
+    assert capable.asks[0].sampling == Sampling(0.5)
+    assert light.asks[0].sampling == Sampling(0.5, stop=("x",), n=3)
+
+
+def test_a_bound_on_both_stages_leaves_the_answer_what_the_signal_did_not_take():
+    pair = Pair(capable := Scripted("capable", words("a b c")), light := Scripted("light", words("d")))
+    say("duet", pair, turn(total_tokens=10))
+    assert (capable.asks[0].max_tokens, light.asks[0].max_tokens) == (9, 7)
+
+
+def test_if_the_capable_model_fails_the_light_one_answers_with_as_much_of_the_signal_as_there_is():
+    pair = Pair(
+        Scripted("capable", [Piece(text="two", tokens=1), broken("capable", spent=1)]), light := Scripted("light", words("4"))
+    )
+    asked = turn()
+    assert say("duet", pair, asked) == ("two", "4")
+    assert asked.fallback == "light"
+    assert light.asks[0].signal == "two"
+    assert asked.calls[0].error == "server"
+    assert asked.calls[0].usage == Usage(5, 1)
+
+
+def test_if_the_light_model_fails_the_capable_one_answers_from_its_own_signal():
+    pair = Pair(capable := Scripted("capable", words("two twos"), words("four")), Scripted("light", [broken("light")]))
+    asked = turn()
+    assert say("duet", pair, asked) == ("two twos", "four")
+    assert asked.fallback == "capable"
+    assert (capable.asks[1].stage, capable.asks[1].signal) == ("answer", "two twos")
+
+
+@pytest.mark.parametrize(("policy", "stands_in"), [("light", "capable"), ("capable", "light"), ("auto", "capable")])
+def test_alone_too_the_other_model_stands_in(policy, stands_in):
+    scripts = {"capable": words("from M"), "light": words("from m")}
+    scripts["light" if stands_in == "capable" else "capable"] = [broken("light" if stands_in == "capable" else "capable")]
+    pair = Pair(Scripted("capable", scripts["capable"]), Scripted("light", scripts["light"]), auto_threshold=-1)
+    asked = turn()
+    assert say(policy, pair, asked)[1] == {"capable": "from M", "light": "from m"}[stands_in]
+    assert asked.fallback == stands_in
+
+
+@pytest.mark.parametrize("policy", ["duet", "light", "capable", "auto"])
+def test_where_fallback_is_forbidden_the_error_is_the_answer(policy):
+    failing = Scripted("capable", [broken("capable")]), Scripted("light", [broken("light")])
+    with pytest.raises(UpstreamError):
+        say(policy, Pair(*failing, fallback=False, auto_threshold=-1), turn())
+
+
+def test_a_request_that_the_model_rejects_is_not_tried_on_the_other():
+    pair = Pair(capable := Scripted("capable", [broken("capable", "rejected")]), light := Scripted("light", words("4")))
+    with pytest.raises(UpstreamError):
+        say("duet", pair, turn())
+    assert not light.asks
+    assert len(capable.asks) == 1
+
+
+def test_an_answer_that_the_client_has_begun_to_read_is_not_begun_anew():
+    half = [Piece(text="for", tokens=1), broken("light")]
+    pair = Pair(Scripted("capable", words("s")), Scripted("light", half))
+    with pytest.raises(UpstreamError):
+        say("duet", pair, turn())
+
+
+def test_an_answer_that_nobody_has_seen_is():
+    half = [Piece(text="for", tokens=1), broken("light")]
+    pair = Pair(Scripted("capable", words("s"), words("four")), Scripted("light", half))
+    assert say("duet", pair, turn(streaming=False)) == ("s", "four")
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(-0.2, ("", "sure")), (-0.05, ("because", "4"))])
+def test_auto_asks_the_capable_model_only_where_the_light_one_is_unsure(threshold, expected):
+    pair = Pair(
+        capable := Scripted("capable", words("because")), Scripted("light", words("sure"), words("4")), auto_threshold=threshold
+    )
+    asked = turn()
+    assert say("auto", pair, asked) == expected
+    assert len(capable.asks) == (expected[0] != "")
+    assert asked.calls[0].usage == Usage(5, 1)  # a dropped answer was paid for too
+
+
+@pytest.mark.parametrize("told", [(None, None), (-0.01, None), ()])
+def test_auto_is_not_sure_of_tokens_whose_probability_is_not_told(told):
+    """A server may know no log-probabilities: that is not certainty."""
+    unaided = [Piece(text="4", tokens=1, logprob=logprob) for logprob in told] + [Piece(finish="stop")]
+    pair = Pair(Scripted("capable", words("because")), Scripted("light", unaided, words("4")), auto_threshold=-5)
+    assert say("auto", pair, turn()) == ("because", "4")
+
+
+@pytest.mark.parametrize(
+    "pieces", [["<think>\nbe", "cause</thi", "nk>\n\n4"], ["<", "think>because</think>", "4"], ["<think>because</think>4"]]
+)
+def test_reasoning_within_a_text_is_told_apart(pieces):
+    script = [Piece(text=text, tokens=1) for text in pieces] + [Piece(finish="stop")]
+    assert say("capable", Pair(Scripted("capable", script), Scripted("light", [])), turn()) == ("because", "4")
+
+
+@pytest.mark.parametrize("text", ["4", "<b>4</b>", "<thin", "2 < 3 </think> 4"])
+def test_a_text_without_an_opening_tag_is_all_answer(text):
+    script = [*(Piece(text=letter, tokens=1) for letter in text), Piece(finish="stop")]
+    assert say("capable", Pair(Scripted("capable", script), Scripted("light", [])), turn()) == ("", text)
+
+
+@pytest.mark.parametrize("stage", ["capable", "light"])
+def test_a_listener_that_goes_away_stops_the_model_and_what_it_wrote_is_counted(stage):
+    hang = [Piece(text="a", tokens=1), None]
+    pair = Pair(
+        Scripted("capable", hang if stage == "capable" else words("s")),
+        Scripted("light", hang if stage == "light" else words("4")),
+    )
+    asked = turn()
+
+    async def leave() -> None:
+        async with aclosing(POLICIES["duet"](pair, asked)) as deltas:
+            async for delta in deltas:
+                if delta.reasoning + delta.content == "a":
+                    break
+
+    asyncio.run(leave())
+    assert (pair.capable.open, pair.light.open) == (0, 0)
+    assert asked.calls[-1].role == stage
+    assert asked.calls[-1].usage.output_tokens == 1
