@@ -29,8 +29,8 @@ MAIN: dict[str, tuple[str, ...]] = {
     "DQO": (),
     "DQO, quality floor": ("control=quality_floor", "alpha=0", 'options={kernel="cosine_power", parameter=4}'),
 }
-"""With the floor, α starts at 0, so that quality gets there first; and wrong responses count too: what they would cost in quality is
-for the floor to limit."""
+"""With the floor, α starts at 0, so that quality gets there first; and wrong responses count too: what they would cost in quality
+is for the floor to limit."""
 PEERS: dict[str, tuple[str, ...]] = {
     "DQO as published": ("control=constant", "alpha=1.0", "options={}"),
     "entropy bonus": ("shaper=entropy", "control=constant", "alpha=0.4", "options={}"),

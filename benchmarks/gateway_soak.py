@@ -201,7 +201,11 @@ def sent_by(port: int, percent: float) -> Row:
     found: Row = {}
     for role in ROLES:
         count = counts[f"lively={percent:g}/{role}"]
-        found |= {f"{role}_input": count["prompt_tokens"], f"{role}_output": count["output_tokens"], f"{role}_calls": count["requests"]}
+        found |= {
+            f"{role}_input": count["prompt_tokens"],
+            f"{role}_output": count["output_tokens"],
+            f"{role}_calls": count["requests"],
+        }
     return found
 
 

@@ -42,7 +42,7 @@ def assert_right(answers: list[str]) -> None:
 
 
 def read(chunks) -> tuple[str, str, dict]:
-    """Signal, answer and usage of the chunks of a stream, as objects of `json`; each part must come in several pieces, in order."""
+    """Signal, answer and usage of the chunks of a stream, as objects of `json`; each part comes in several pieces, in order."""
     parts: list[tuple[str, str]] = []
     for chunk in chunks:
         for choice in chunk["choices"]:
