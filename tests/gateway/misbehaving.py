@@ -183,6 +183,18 @@ def thinking(reply: Reply) -> None:
     reply.end()
 
 
+def echoing(reply: Reply, size: float = 3) -> None:
+    """The last question, so many characters at a time."""
+    said = [message["content"] for message in reply.body["messages"] if message["role"] == "user"][-1]
+    parts = [said[start : start + int(size)] for start in range(0, len(said), int(size))]
+    reply.tokens = len(parts)
+    reply.write(STREAM_HEAD)
+    for part in parts:
+        reply.write(framed(event([{"index": 0, "delta": {"content": part}, "finish_reason": None}])), 1)
+    reply.write(finish(0, "stop"))
+    reply.end()
+
+
 def undone(reply: Reply) -> None:
     """Without [DONE], and the connection closed."""
     reply.write(STREAM_HEAD + whole(reply.tokens, reply.n, reply.reason, False), reply.tokens * reply.n)
@@ -371,7 +383,7 @@ def lively(reply: Reply, percent: float = 5) -> "Coroutine[Any, Any, None] | Non
 MODES = {
     mode.__name__: mode
     for mode in (
-        *(instant, plain, paced, silent, thinking, commented, undone, lingering, unended),
+        *(instant, plain, paced, silent, thinking, echoing, commented, undone, lingering, unended),
         *(headless, tokenless, stalled, endless, line, noise, vast),
         *(half, headers, dropped, cut),
         *(garbled, foreign, troubled, html, zipped, fat, moved),

@@ -21,9 +21,9 @@ COLUMNS = ("capable_input", "capable_output", "light_input", "light_output")
 
 
 @contextlib.contextmanager
-def over(capable: str, light: str, database: Path | None = None, **sections: Any) -> Iterator[Served]:
-    """A gateway over two URLs."""
-    places = {"capable": {"url": capable, **QUICK}, "light": {"url": light, **QUICK}}
+def over(capable: str, light: str, database: Path | None = None, signal: str = "thinking", **sections: Any) -> Iterator[Served]:
+    """A gateway over two URLs; `signal`: where it stands, for both."""
+    places = {role: {"url": url, "signal": signal, **QUICK} for role, url in (("capable", capable), ("light", light))}
     config = config_of(**places, **sections)
     pair = Pair(HttpUpstream("capable", config.capable), HttpUpstream("light", config.light), config.routing.fallback)
     with serving(pair, Ledger(f"sqlite:///{database}") if database else None, **places, **sections) as served:

@@ -118,19 +118,19 @@ async def signal_by(model: Upstream, turn: Turn) -> AsyncGenerator[str, None]:
     budget = turn.signal_tokens if turn.total_tokens is None else min(turn.signal_tokens, turn.total_tokens - 1)
     if budget < 1:
         return
-    until, thinking = Until(SIGNAL_CLOSE), False
+    opening, until, thinking = Opening(), Until(SIGNAL_CLOSE), False
     ask = Ask("signal", turn.messages, budget, replace(turn.sampling, n=1, stop=()))
     async with aclosing(call(model, ask, turn)) as pieces:
         async for piece in pieces:
             thinking = thinking or bool(piece.thinking)
             if thinking and piece.text.strip():
                 break  # a server that tells reasoning apart has come to its answer
-            text = until.feed(piece.thinking if thinking else piece.text)
+            text = until.feed(piece.thinking if thinking else opening.feed(piece.text))
             if text:
                 yield text
             if until.found:
                 break
-    if rest := until.end():
+    if rest := until.feed(opening.end()) + until.end():
         yield rest
 
 
@@ -218,28 +218,47 @@ def stand_in(role: Role, pair: Pair, turn: Turn, error: UpstreamError) -> None:
     turn.fallback = role
 
 
+class Opening:
+    """Takes the opening tag from the beginning of a text that comes in pieces, for models that write it themselves."""
+
+    def __init__(self) -> None:
+        self.held = ""
+        """The text so far, while it is open whether it begins with the tag."""
+        self.found = self.over = False
+
+    def feed(self, text: str) -> str:
+        """What is known not to belong to the tag."""
+        if self.over:
+            return text
+        self.held += text
+        start = self.held.lstrip()
+        self.found = start.startswith(SIGNAL_OPEN)
+        inside = start[len(SIGNAL_OPEN) :].lstrip("\n")
+        if SIGNAL_OPEN.startswith(start) or (self.found and not inside):
+            return ""
+        self.over = True
+        return inside if self.found else self.held
+
+    def end(self) -> str:
+        """What was held back: no more text comes."""
+        over, self.over = self.over, True
+        return "" if over or self.found else self.held
+
+
 class ThinkingApart:
     """Splits a model's text at its closing tag, where a server that does not do so sends both as one text."""
 
     def __init__(self) -> None:
-        self.beginning: str | None = ""
-        """The text so far, while it is open whether it begins with the opening tag."""
-        self.until, self.thinking = Until(SIGNAL_CLOSE), True
+        self.opening, self.until, self.thinking = Opening(), Until(SIGNAL_CLOSE), True
 
     def feed(self, text: str, over: bool) -> tuple[str, str]:
         """The reasoning and the answer in `text`; `over`: no more comes."""
         if not self.thinking:
             return "", text
-        if self.beginning is not None:
-            self.beginning += text
-            start = self.beginning.lstrip()
-            if len(start) < len(SIGNAL_OPEN) and SIGNAL_OPEN.startswith(start) and not over:
-                return "", ""
-            text, self.beginning = self.beginning, None
-            if not start.startswith(SIGNAL_OPEN):
-                self.thinking = False
-                return "", text
-            text = start[len(SIGNAL_OPEN) :].lstrip("\n")
+        text = self.opening.feed(text) + (self.opening.end() if over else "")
+        if not self.opening.found:
+            self.thinking = not self.opening.over
+            return "", text
         thought = self.until.feed(text)
         if self.until.found:
             self.thinking = False

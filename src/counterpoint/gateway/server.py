@@ -239,13 +239,16 @@ async def body_of(request: Request, limit: int) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # what a browser sends for another site without asking first is never this
         raise ApiError(415, f"the content type is {kind or 'not given'}; send application/json")
+    too_long = ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large", hang_up=True)
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_long
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 body += part
                 if len(body) > limit:
-                    raise ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large", hang_up=True)
+                    raise too_long
     except TimeoutError as error:
         raise ApiError(408, f"the body did not come in {BODY_SECONDS:g} seconds", hang_up=True) from error
     except ClientDisconnect as error:
