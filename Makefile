@@ -1,11 +1,12 @@
 # The environment lies in .venv; constraints.txt pins what is known to work. torch first: what follows then keeps it.
 # verl wants an older transformers than the library, so the test of its integration has an environment of its own, .venv-verl.
-# So has LiteLLM's proxy, which a benchmark compares with: .venv-litellm.
+# So have LiteLLM, whose client a test uses and whose proxy a benchmark compares with (.venv-litellm), and vLLM (.venv-vllm).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 VERL := .venv-verl/bin/python
 VERL_PIP := $(VERL) -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt
+VLLM_PIP := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt
 
 .PHONY: quickstart test test-engines lint format docs clean
 
@@ -15,7 +16,7 @@ quickstart: .venv/core
 test: .venv/dev
 	$(BIN)/python -m pytest -m "not engines and not verl"
 
-test-engines: .venv/engines .venv-verl/ready
+test-engines: .venv/engines .venv-verl/ready .venv-litellm/ready .venv-vllm/ready
 	$(BIN)/python -m pytest -m engines
 	$(VERL) -m pytest -m verl tests/integrations/test_verl.py
 
@@ -32,7 +33,7 @@ docs: .venv/dev
 	$(BIN)/python -m counterpoint.config_docs
 
 clean:
-	rm -rf .venv .venv-verl .venv-litellm runs build dist
+	rm -rf .venv .venv-verl .venv-litellm .venv-vllm runs build dist
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -63,4 +64,11 @@ clean:
 .venv-litellm/ready: constraints-litellm.txt
 	$(PYTHON) -m venv .venv-litellm
 	.venv-litellm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-litellm.txt 'litellm[proxy]'
+	touch $@
+
+# constraints-vllm.txt is all that goes in, none resolved: vLLM's own list asks for torchvision, torchaudio and torchcodec
+.venv-vllm/ready: constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_PIP) torch
+	$(VLLM_PIP) --no-deps -r constraints-vllm.txt
 	touch $@

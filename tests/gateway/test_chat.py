@@ -117,6 +117,13 @@ def test_the_instruction_for_a_signal_joins_the_system_message():
     assert contents(body("signal", with_system, style="message"))[0] == ("system", f"Be kind.\n\n{SIGNAL_INSTRUCTION}")
 
 
+@pytest.mark.parametrize("stage", ["signal", "answer", "alone"])
+def test_the_instruction_on_the_answers_form_follows_the_last_question(stage):
+    turns = (Message("user", "hello"), Message("assistant", "hi"), *QUESTION)
+    said = contents(body(stage, turns, "it is 3", instruction="End with a number."))
+    assert said[:3] == [("user", "hello"), ("assistant", "hi"), ("user", "1+2\n\nEnd with a number.")]
+
+
 def test_notes_stand_in_the_last_user_message():
     turns = (Message("user", "hello"), Message("assistant", "hi"), Message("user", "1+2"), Message("assistant", "It"))
     said = contents(body("answer", turns, "it is 3", "message"))

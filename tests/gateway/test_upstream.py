@@ -134,6 +134,13 @@ def test_reasoning_is_told_apart(misbehaving):
     assert all(piece.thinking for piece in pieces[:16])
 
 
+def test_what_a_model_thinks_is_not_the_signal_that_it_was_asked_for_in_its_message(misbehaving):
+    pieces, usage = answer(misbehaving.url("thinking"), Ask("signal", ASK.messages, 32), signal="message")
+    assert not any(piece.thinking for piece in pieces)
+    assert TEXT.endswith(text(pieces))
+    assert usage.output_tokens == 32  # what it thought was paid for
+
+
 def test_log_probabilities_come_when_asked_for(misbehaving):
     pieces, _ = answer(misbehaving.url("instant"), Ask("alone", ASK.messages, 32, logprobs=True))
     assert {piece.logprob for piece in pieces[:-1]} == {-0.5}

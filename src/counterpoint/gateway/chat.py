@@ -6,6 +6,7 @@ what a tokenizer could take for a control token is broken up, since a server rea
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from counterpoint.gateway.config import UpstreamConfig
@@ -37,7 +38,7 @@ NOTES = re.compile(r"<(?=/?expert_notes>)", re.IGNORECASE)
 
 def body_of(ask: Ask, config: UpstreamConfig, model: str) -> dict[str, object]:
     """The body of a streaming chat completion; what the config sends along gives way to what is asked."""
-    messages, more = _said(ask, config.signal)
+    messages, more = _said(replace(ask, messages=_followed(ask.messages, config.instruction)), config.signal)
     body = {
         **config.extra,
         "model": model,
@@ -89,6 +90,15 @@ def _continued(messages: tuple[Message, ...], beginning: str) -> tuple[tuple[Mes
     """The model goes on from an answer whose beginning is written for it."""
     unfinished = Message("assistant", beginning)
     return (*messages, unfinished), {"add_generation_prompt": False, "continue_final_message": True}
+
+
+def _followed(messages: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:
+    """With a sentence on the form of the answer after the last question."""
+    last = max((number for number, message in enumerate(messages) if message.role == "user"), default=None)
+    if not instruction or last is None:
+        return messages
+    asked = Message("user", f"{messages[last].content}\n\n{instruction}")
+    return (*messages[:last], asked, *messages[last + 1 :])
 
 
 def _instructed(messages: tuple[Message, ...], instruction: str) -> tuple[Message, ...]:

@@ -60,6 +60,7 @@ class HttpUpstream:
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         """As `Upstream.stream` says. Tries again while nothing has come; the breaker is told of every try."""
         deadline = asyncio.get_running_loop().time() + self._config.total_seconds
+        asked_in_message = ask.stage == "signal" and self._config.signal == "message"
         for attempt in itertools.count():
             completion = Completion(ask)
             try:
@@ -67,6 +68,8 @@ class HttpUpstream:
                     async with aclosing(self._attempt(ask, completion, deadline)) as pieces:
                         async for piece in pieces:
                             self._breaker.answering(ticket)
+                            if asked_in_message:
+                                piece.thinking = ""  # M's own, shown or not, is not the signal that it was asked for
                             yield piece
             except UpstreamError as error:
                 wait = self._wait(error, attempt, deadline)

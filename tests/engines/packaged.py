@@ -1,9 +1,12 @@
-"""Where real models lie: packages that carry weights."""
+"""Real models whose weights are Python packages, as directories for `from_pretrained`."""
 
 import importlib.util
 from pathlib import Path
 
 import pytest
+
+from counterpoint.config import ModelConfig
+from counterpoint.policy.load import load_policy
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -14,3 +17,9 @@ def package_folder(name: str) -> Path:
     if found is None or not found.submodule_search_locations:
         pytest.skip(f"the package {name} is not installed; make test-engines installs it")
     return Path(next(iter(found.submodule_search_locations)))
+
+
+def converted(source: Path, file: str, target: Path) -> Path:
+    """A GGUF file as a directory for `from_pretrained`."""
+    load_policy(ModelConfig(model=str(source), gguf_file=file, train=False, device="cpu")).save(target)  # pyright: ignore
+    return target
