@@ -30,8 +30,8 @@ def over(capable: str, light: str, database: Path | None = None, signal: str = "
         yield served
 
 
-def new_key(database: Path, name: str = "tests", limits: Limits = Limits()) -> str:
-    return add_key(f"sqlite:///{database}", name, limits)
+def new_key(database: Path, name: str = "tests", limits: Limits | None = None) -> str:
+    return add_key(f"sqlite:///{database}", name, limits or Limits())
 
 
 def booked(database: Path) -> dict[str, int]:
@@ -63,4 +63,5 @@ def spoken(found: list[Any], field: str = "content") -> str:
 
 def is_error(body: Any) -> bool:
     """Whether it is an error as OpenAI's clients know it."""
-    return set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"} and body["error"]["message"] != ""
+    parts = {"message", "type", "param", "code"}
+    return set(body) == {"error"} and set(body["error"]) == parts and bool(body["error"]["message"])
