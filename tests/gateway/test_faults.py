@@ -17,7 +17,7 @@ import pytest
 
 from gateway.conftest import Misbehaving
 from gateway.serving import Served, until
-from gateway.whole import booked, events, is_error, metered, new_key, over, spoken
+from gateway.whole import QUICK, booked, events, is_error, metered, new_key, over, spoken
 
 QUESTION = {"messages": [{"role": "user", "content": "what is two and two"}], "max_tokens": 32}
 ANSWER = "".join(f" w{number}" for number in range(32))
@@ -185,6 +185,16 @@ def test_where_both_fail_there_is_one_clean_error(mode, role, stream, misbehavin
             assert (status in (429, 502, 504), is_error(body)) == (True, True)
             assert ("retry-after" in headers) == mode.startswith("busy")
         check_books(stage, where, 1)
+
+
+def test_a_model_that_is_left_alone_is_not_asked_and_the_metrics_say_so(misbehaving, monkeypatch):
+    monkeypatch.setitem(QUICK, "breaker_failures", 1)
+    with over(misbehaving.url("broken"), misbehaving.url("instant")) as served:
+        assert [served.post(QUESTION)[2]["x-counterpoint-fallback"] for _ in range(3)] == ["light"] * 3
+        page = served.get("/metrics")[1]
+    assert misbehaving.count("broken")["requests"] == 1
+    assert 'counterpoint_breaker_open{role="capable"} 1.0' in page
+    assert 'counterpoint_breaker_open{role="light"} 0.0' in page
 
 
 @pytest.mark.parametrize("fault", ["capable", "light"])
