@@ -1,10 +1,12 @@
-"""Ten thousand requests through the gateway, 64 at a time, over models of which one call in twenty fails: is every one answered or
-cleanly refused, is what was booked what the models sent, and does memory stay flat?
+"""Ten thousand requests through the gateway, 64 at a time, over models of which one call in twenty fails.
+
+Is every one answered or cleanly refused, is what was booked what the models sent, and does memory stay flat?
 
     python benchmarks/gateway_soak.py
 
-`counterpoint serve` is a process of its own, with keys in SQLite, over two servers that fail as tests/gateway/misbehaving.py's
-`lively` mode does: half an event, a connection closed at any point, bad JSON, an error in the stream, a page of HTML, 401, 429, 500.
+`counterpoint serve` is a process of its own, with keys in SQLite, over two servers that fail as the `lively` mode of
+tests/gateway/misbehaving.py does: half an event, a connection closed at any point, bad JSON, an error in the stream, a page of
+HTML, 401, 429, 500.
 Prints a table, and writes benchmarks/results/gateway-soak-cpu.json. Ends with 1 if anything was lost.
 """
 
@@ -201,11 +203,8 @@ def sent_by(port: int, percent: float) -> Row:
     found: Row = {}
     for role in ROLES:
         count = counts[f"lively={percent:g}/{role}"]
-        found |= {
-            f"{role}_input": count["prompt_tokens"],
-            f"{role}_output": count["output_tokens"],
-            f"{role}_calls": count["requests"],
-        }
+        found |= {f"{role}_input": count["prompt_tokens"], f"{role}_output": count["output_tokens"]}
+        found[f"{role}_calls"] = count["requests"]
     return found
 
 

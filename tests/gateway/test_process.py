@@ -98,6 +98,9 @@ def test_what_still_runs_when_the_time_to_drain_is_over_is_ended_and_booked(tmp_
     urls = misbehaving.url("instant"), misbehaving.url("stalled")
     with gateway(tmp_path, *urls, keys, "server.drain_seconds=1") as running:
         response = running.post(key)
+        waiting = socket.create_connection(("127.0.0.1", running.port), timeout=10)  # for the rest of its body
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+        waiting.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
         beginning = b""
         while b'"content": " w15"' not in beginning:
             beginning += response.readline()
@@ -105,10 +108,12 @@ def test_what_still_runs_when_the_time_to_drain_is_over_is_ended_and_booked(tmp_
         running.process.send_signal(signal.SIGTERM)
         [error] = events(response.read().decode().lstrip("\n"))
         assert (is_error(error), error["error"]["code"]) == (True, "stopping")
+        assert waiting.recv(65536).startswith(b"HTTP/1.1 503 ")
         assert running.process.wait(10) == 0
+        waiting.close()
         assert 0.9 < time.monotonic() - began < 5
         assert "Traceback" not in running.said
-    assert {"requests": 1, "open": 0, "capable_output": 32, "light_output": 16}.items() <= booked(database).items()
+    assert {"requests": 2, "open": 0, "capable_output": 32, "light_output": 16}.items() <= booked(database).items()
 
 
 def test_nothing_running_it_stops_at_once(tmp_path, misbehaving):

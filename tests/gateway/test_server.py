@@ -1,5 +1,6 @@
 """The routes, as clients see them."""
 
+import asyncio
 import http.client
 import json
 import logging
@@ -9,9 +10,10 @@ import openai
 import pytest
 
 from counterpoint.gateway.policies import Pair
+from counterpoint.gateway.server import Gateway
 from counterpoint.gateway.types import Message, Piece
 from gateway.scripted import Scripted, broken, words
-from gateway.serving import serving, until
+from gateway.serving import config_of, serving, until
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
 PRICES = {
@@ -240,3 +242,28 @@ def test_no_other_site_may_read_an_answer():
     with serving(pair()) as served:
         headers = served.post({"messages": QUESTION}, origin="http://evil.example")[2]
     assert not [name for name in headers if name.lower().startswith("access-control")]
+
+
+def test_what_is_being_booked_is_waited_for_at_the_end():
+    async def close() -> bool:
+        gateway = Gateway(config_of(), pair())
+        booking = asyncio.create_task(asyncio.sleep(0.05))
+        gateway.watch(booking)
+        await gateway.close()
+        return booking.done()
+
+    assert asyncio.run(close())
+
+
+def test_what_nobody_foresaw_is_an_error_in_openais_form_and_in_the_log(caplog):
+    half = [Piece(text="a", tokens=1), ZeroDivisionError("surprise")]
+    for light, stream in (([ZeroDivisionError("surprise")], False), ([ZeroDivisionError("surprise")], True), (half, True)):
+        with serving(pair(capable=[words("")], light=[light])) as served:
+            status, body, _ = served.post({"model": "light", "messages": QUESTION, "stream": stream})
+            page = served.get("/metrics")[1]
+        if light is half:
+            body = json.loads(body.strip().split("\n\n")[-1].removeprefix("data: "))
+        assert (status, body["error"]["code"]) == (200 if light is half else 500, "internal_error")
+        assert "surprise" not in str(body)
+        assert 'requests_total{policy="light",status="500"} 1.0' in page
+    assert len([record for record in caplog.records if record.exc_info]) == 3

@@ -63,6 +63,5 @@ def spoken(found: list[Any], field: str = "content") -> str:
 
 def is_error(body: Any) -> bool:
     """Whether it is an error as OpenAI's clients know it."""
-    return (
-        set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"} and body["error"]["message"] != ""
-    )
+    parts = {"message", "type", "param", "code"}
+    return set(body) == {"error"} and set(body["error"]) == parts and bool(body["error"]["message"])

@@ -33,6 +33,10 @@ class ChatMessage(BaseModel):
         return Message("system" if self.role == "developer" else self.role, text)
 
 
+Tokens = Annotated[int, Field(ge=1, lt=2**31)]
+"""More than any model writes; a larger number is a mistake, and not every server survives it."""
+
+
 class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
@@ -42,7 +46,7 @@ class Choices(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     policy: PolicyName | None = Field(None, description="Who answers; over the policy that `model` names.")
-    max_signal_tokens: int | None = Field(None, ge=1, description="M's budget; over that of reasoning_effort.")
+    max_signal_tokens: Tokens | None = Field(None, description="M's budget; over that of reasoning_effort.")
 
 
 class ChatRequest(BaseModel):
@@ -56,8 +60,8 @@ class ChatRequest(BaseModel):
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="The answer's tokens.")
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="Those of signal and answer together.")
+    max_tokens: Tokens | None = Field(None, description="The answer's tokens.")
+    max_completion_tokens: Tokens | None = Field(None, description="Those of signal and answer together.")
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     reasoning_effort: Effort | None = Field(None, description="How many tokens M's signal may have.")
@@ -99,6 +103,19 @@ class ChatRequest(BaseModel):
     @property
     def wants_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """What an error's body is, for the schema."""
+
+    error: ErrorDetail
 
 
 class ApiError(Exception):

@@ -11,10 +11,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from counterpoint.errors import LedgerError
-from counterpoint.gateway.api import ApiError, ChatRequest, PolicyName, parse
+from counterpoint.gateway.api import ApiError, ChatRequest, ErrorBody, PolicyName, parse
 from counterpoint.gateway.config import GatewayConfig
 from counterpoint.gateway.gate import Gate
 from counterpoint.gateway.ledger import Admission, Ledger, Refused
@@ -33,8 +33,9 @@ BODY_SECONDS = 30.0
 BOOKING_SECONDS = 5.0
 """For requests that are ended when the server stops, to be booked."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+ANSWER = {"description": "The answer, at once or as events.", "content": {"text/event-stream": {}}}
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": what}
+    status: {"description": what, "model": ErrorBody}
     for status, what in {
         400: "The request is wrong.",
         401: "No API key, or one that is not valid.",
@@ -158,11 +159,20 @@ def make_app(gateway: Gateway) -> FastAPI:
         await gateway.close()
 
     app = FastAPI(title="Counterpoint", lifespan=lifespan, docs_url=None, redoc_url=None)
-    body = {
-        "content": {"application/json": {"schema": ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")}}
-    }
+    schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts = schema.pop("$defs")
+    body = {"content": {"application/json": {"schema": schema}}}
 
-    @app.post("/v1/chat/completions", responses=ERRORS, openapi_extra={"requestBody": {"required": True, **body}})
+    def openapi() -> dict[str, Any]:
+        described = FastAPI.openapi(app)
+        described["components"]["schemas"] |= parts
+        return described
+
+    app.openapi = openapi
+
+    @app.post(
+        "/v1/chat/completions", responses={200: ANSWER, **ERRORS}, openapi_extra={"requestBody": {"required": True, **body}}
+    )
     async def chat_completions(request: Request) -> Response:
         return await gateway.chat(request)
 
@@ -183,7 +193,7 @@ def make_app(gateway: Gateway) -> FastAPI:
         enough = any(found.values()) if gateway.pair.fallback else all(found.values())
         return JSONResponse({"status": "ready" if enough else "not ready", **found}, 200 if enough else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         gateway.metrics.running.set(gateway.gate.running)
         gateway.metrics.waiting.set(gateway.gate.waiting)
