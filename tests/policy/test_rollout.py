@@ -260,6 +260,47 @@ def test_the_batch_budget_changes_nothing_but_the_batches():
     assert_same(results[0], results[2])
 
 
+# Who listens
+
+
+class Heard:
+    """What a listener was told: the tokens and log-probabilities of each row, until there are `enough` calls."""
+
+    def __init__(self, enough: int = 1000):
+        self.calls, self.enough = 0, enough
+        self.tokens: dict[int, list[int]] = {}
+        self.logprobs: dict[int, list[float]] = {}
+
+    def __call__(self, rows: list[int], tokens: list[int], logprobs: list[float]) -> None:
+        self.calls += 1
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            self.tokens.setdefault(row, []).append(token)
+            self.logprobs.setdefault(row, []).append(logprob)
+        if self.calls == self.enough:
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("budget", [1, 100_000])
+def test_a_listener_hears_every_token_as_it_is_drawn_and_changes_none(budget):
+    heard, params = Heard(), SamplingParams(8, stop=("##", "a"))
+    silent = sampler(ending_model(), budget).sample(PROMPTS, 8, params, seed=8)
+    groups = sampler(ending_model(), budget).sample(PROMPTS, 8, params, seed=8, on_tokens=heard)
+    assert groups == silent
+    completions = [completion for group in groups for completion in group]
+    assert {completion.stop for completion in completions} == {"end", "stop", "length"}
+    assert [tuple(heard.tokens[row]) for row in range(24)] == [completion.tokens for completion in completions]
+    assert [tuple(heard.logprobs[row]) for row in range(24)] == [completion.logprobs for completion in completions]
+
+
+def test_what_a_listener_raises_ends_the_sampling_at_once():
+    model = tiny_models.model().train()
+    calls = record_calls(model)
+    with pytest.raises(InterruptedError):
+        sampler(model).sample(PROMPTS, 2, SamplingParams(50), seed=0, on_tokens=Heard(enough=3))
+    assert len(calls) == 3  # the prompts, and two tokens after the first
+    assert all(module.training for module in model.modules())
+
+
 # What it costs
 
 

@@ -17,7 +17,9 @@ class UpstreamConfig(Section):
         None, description="Base URL of an OpenAI-compatible server, with its /v1.", pattern=r"^https?://[^\s/]+\S*$"
     )
     path: str | None = Field(None, description="Or a model directory (or `builtin:NAME`), run in this process.")
-    model: str | None = Field(None, description="The model's name at that server; default: the first that it lists.")
+    model: str | None = Field(
+        None, description="The model's name at that server; default: the first that it lists, or the directory's name."
+    )
     api_key_env: str | None = Field(None, description="Environment variable that holds the server's key.")
     signal: Literal["thinking", "native", "message"] = Field(
         "thinking",

@@ -109,7 +109,7 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Talk:
     """Messages, as `duet/infer.py` takes questions."""
 
     text: Sequence[Message]
@@ -137,6 +137,7 @@ class Request:
         """Samples until the end, or until it is cancelled. Raises `DataError` for messages that the model cannot be asked."""
         try:
             self._stop_if_cancelled()
+            self._check_text()
             completions = self._sample()
         except Cancelled:
             return
@@ -157,7 +158,7 @@ class Request:
 
     def _sample(self) -> list[Completion]:
         ask, speaker = self.ask, Speaker(Overheard(self.policy, self), self.renderer)
-        questions, params = [Conversation(ask.messages)], sampling_params(ask.sampling, self._budget())
+        questions, params = [Talk(ask.messages)], sampling_params(ask.sampling, self._budget())
         seed = secrets.randbits(63) if ask.sampling.seed is None else ask.sampling.seed % (1 << 63)
         if ask.stage == "signal":
             [completions] = write_signals(speaker, questions, ask.sampling.n, params, seed)
@@ -178,6 +179,14 @@ class Request:
         if room < 1:
             raise DataError(f"the conversation does not fit into its context of {context} tokens; shorten it")
         return min(ask.max_tokens, room)
+
+    def _check_text(self) -> None:
+        """JSON can spell half a character, which no tokenizer takes."""
+        texts = (*(message.content for message in self.ask.messages), self.ask.signal, *self.ask.sampling.stop)
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"a message, signal or stop string is not text: {error.reason}") from error
 
     def _stop_if_cancelled(self) -> None:
         if self.cancelled.is_set():

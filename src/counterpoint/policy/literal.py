@@ -23,14 +23,14 @@ class LiteralEncoder:
         }
         # the unknown token stands for text, even where another name of it is special
         self.control_ids = {number for number in special | written if number != tokenizer.unk_token_id}
-        self.control_texts = {added[number] for number in special | written} | {*tokenizer.all_special_tokens, *tags}
+        self.control_texts = {*tokenizer.all_special_tokens, *tags}
         self._inside = re.compile("|".join(_within(added[number]) for number in sorted(written - special)) or "(?!)")
 
     def is_harmless(self, text: str) -> bool:
         """Whether `text` is read as text wherever it stands."""
         if any(control in text for control in self.control_texts):
             return False
-        # a tokenizer that normalises reads more spellings than the text of a token
+        # encoded, since a tokenizer that normalises knows more spellings of a token than its text
         return self.control_ids.isdisjoint(self.tokenizer.encode(text, add_special_tokens=False))
 
     def as_text(self, text: str) -> list[int]:
