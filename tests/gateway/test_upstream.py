@@ -229,7 +229,7 @@ def test_many_streams_at_a_time(misbehaving):
         ("vast", "protocol", 0),
         ("fat", "protocol", 0),
         ("moved", "protocol", 0),
-        ("unauthorized", "rejected", 0),
+        ("unauthorized", "denied", 0),
         ("broken", "server", 0),
         ("busy", "rate_limit", 0),
     ],

@@ -181,7 +181,9 @@ def status_kind(status: int) -> ErrorKind:
         return "rate_limit"
     if status >= 500:
         return "server"
-    return "rejected" if status >= 400 else "protocol"
+    if status in (400, 413, 422):
+        return "rejected"
+    return "denied" if status >= 400 else "protocol"
 
 
 def _natural(value: object, default: int) -> int:

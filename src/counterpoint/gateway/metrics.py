@@ -34,6 +34,7 @@ class Metrics:
         )
         self.errors = Counter(f"{name}upstream_errors", "Calls that failed, by kind.", ["role", "kind"], registry=self.registry)
         self.fallbacks = Counter(f"{name}fallbacks", "Requests that the other model answered.", ["to"], registry=self.registry)
+        self.refused = Counter(f"{name}refused", "Without a valid key, or over a limit.", ["kind"], registry=self.registry)
         self.breaker = Gauge(
             f"{name}breaker_open", "1 while a model is not asked, since it failed.", ["role"], registry=self.registry
         )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STATUS: dict[ErrorKind, int] = {
     "rejected": 400,
+    "denied": 502,
     "rate_limit": 429,
     "connect": 502,
     "server": 502,

@@ -95,6 +95,8 @@ class Gateway:
         try:
             return await self.ledger.admit(key.strip() if scheme.lower() == "bearer" else None)
         except Refused as refused:
+            self.metrics.refused.labels(refused.kind).inc()
+            log("refused", id=id_of(request), kind=refused.kind, detail=refused.detail)
             if refused.kind == "invalid_key":
                 message = "no valid API key: send `Authorization: Bearer KEY` with a key of `counterpoint keys add`"
                 raise ApiError(401, message, "authentication_error", "invalid_api_key") from refused

@@ -9,7 +9,7 @@ Stage = Literal["signal", "answer", "alone"]
 """M's reasoning for m; an answer, aided or (with an empty signal) unaided; one model that thinks and answers in one go."""
 Finish = Literal["stop", "length"]
 """Why a model ended: by itself or at a stop string; or at its token budget."""
-ErrorKind = Literal["connect", "timeout", "rate_limit", "server", "protocol", "rejected", "breaker"]
+ErrorKind = Literal["connect", "timeout", "rate_limit", "server", "protocol", "rejected", "denied", "breaker"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class UpstreamError(Exception):
     Attributes:
         role: which of the two.
         kind: `connect` (none, refused or cut), `timeout`, `rate_limit` (429), `server` (5xx), `protocol` (what it sent is no
-            answer), `rejected` (another 4xx: asking again would not help), `breaker` (not asked, since it failed just before).
+            answer), `rejected` (400, 413 or 422: the request is wrong, for the other model too), `denied` (another 4xx: our key,
+            url or model name is wrong), `breaker` (not asked, since it failed just before).
         usage: what was spent before it failed, counted by the pieces that came where the model did not say.
         retry_after: seconds, if the model said.
     """

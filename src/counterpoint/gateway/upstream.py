@@ -115,7 +115,7 @@ class HttpUpstream:
         except UpstreamError as error:
             slow = error.kind == "timeout" and completion.begun and asyncio.get_running_loop().time() >= deadline
             # an answer that is long, or that we are slow to pass on, is no sign that the model is ill
-            if error.kind not in ("rate_limit", "rejected") and not slow:
+            if error.kind not in ("rate_limit", "rejected", "denied") and not slow:
                 self._breaker.failed(ticket, time.monotonic())
             raise
         except GeneratorExit:  # the caller has read enough
