@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from counterpoint.errors import CounterpointError
+from counterpoint.errors import ConfigError, CounterpointError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"counterpoint: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if options.command is serve:
+            return 0  # that is how it is ended
         again = "the same command" if options.command is quickstart else "`counterpoint resume RUN`"
         print(f"\ncounterpoint: interrupted; {again} goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -190,7 +192,11 @@ def serve(options: argparse.Namespace) -> None:
 
 def keys(options: argparse.Namespace) -> None:
     from counterpoint.gateway.config import DEFAULT_DATABASE
-    from counterpoint.gateway.keys import Limits, print_keys, print_new_key, print_revoked
+
+    try:
+        from counterpoint.gateway.keys import Limits, print_keys, print_new_key, print_revoked
+    except ImportError as error:
+        raise ConfigError(f'API keys need {error.name}; install it with: pip install "counterpoint[serve]"') from error
 
     database = options.database or DEFAULT_DATABASE
     if options.action == "add":

@@ -1,6 +1,7 @@
 """Clients as they are in the world, unchanged, against the gateway over the built-in pair: right sums, streamed and not."""
 
 import asyncio
+import functools
 from collections.abc import Iterator
 
 import openai
@@ -89,4 +90,8 @@ def test_langchain(served):
 
 def test_langchain_streaming(served):
     model = ChatOpenAI(base_url=f"{served.url}/v1", api_key="none", model="duet", temperature=0, max_retries=0)
-    assert_right(["".join(chunk.text for chunk in model.stream(question.text)) for question in SUMS])
+    chunks = [list(model.stream(question.text, stream_usage=True)) for question in SUMS]
+    assert_right(["".join(chunk.text for chunk in its) for its in chunks])
+    whole = model.invoke(SUMS[0].text).usage_metadata
+    streamed = functools.reduce(lambda one, other: one + other, chunks[0]).usage_metadata
+    assert (streamed["input_tokens"], streamed["output_tokens"]) == (whole["input_tokens"], whole["output_tokens"])

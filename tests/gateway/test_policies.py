@@ -66,7 +66,7 @@ def test_the_clients_stop_strings_and_number_of_choices_are_for_the_answer():
 def test_a_bound_on_both_stages_leaves_the_answer_what_the_signal_did_not_take():
     pair = Pair(capable := Scripted("capable", words("a b c")), light := Scripted("light", words("d")))
     say("duet", pair, turn(total_tokens=10))
-    assert (capable.asks[0].max_tokens, light.asks[0].max_tokens) == (9, 7)
+    assert (capable.asks[0].max_tokens, light.asks[0].max_tokens) == (8, 7)
 
 
 def test_if_the_capable_model_fails_the_light_one_answers_with_as_much_of_the_signal_as_there_is():
@@ -177,5 +177,6 @@ def test_a_listener_that_goes_away_stops_the_model_and_what_it_wrote_is_counted(
 
     asyncio.run(leave())
     assert (pair.capable.open, pair.light.open) == (0, 0)
+    assert (asked.calls[-1].usage.prompt_tokens, asked.calls[-1].guessed) == (2, True)  # never nothing: "2+2?" was read
     assert asked.calls[-1].role == stage
     assert asked.calls[-1].usage.output_tokens == 1

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from counterpoint.gateway.types import Message
 
-Effort = Literal["low", "medium", "high"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 PolicyName = Literal["duet", "capable", "light", "auto"]
 
 
@@ -191,8 +191,8 @@ class Chunks:
         choices = ", ".join([f'{{"index": {i}{after}' for i in indices])
         return f"{self.head}{choices}]}}\n\n".encode()
 
-    def finished(self, finishes: Mapping[int, str], usage: Mapping[str, Any]) -> bytes:
-        """Why each choice ended, and the usage."""
+    def finished(self, finishes: Mapping[int, str], usage: Mapping[str, Any] | None) -> bytes:
+        """Why each choice ended, and the usage unless it comes by itself: clients add up what chunks say."""
         ends = ({"index": i, "delta": {}, "finish_reason": finishes.get(i, "stop")} for i in range(self.n))
         return f'{self.head}{", ".join(map(json.dumps, ends))}], "usage": {json.dumps(usage)}}}\n\n'.encode()
 

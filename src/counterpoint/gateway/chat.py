@@ -44,7 +44,7 @@ def body_of(ask: Ask, config: UpstreamConfig, model: str) -> dict[str, object]:
         "model": model,
         "messages": [{"role": message.role, "content": message.content} for message in messages],
         "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream_options": {**config.extra.get("stream_options", {}), "include_usage": True},
         config.token_limit: ask.max_tokens,
         **_sampling(ask.sampling),
         **more,

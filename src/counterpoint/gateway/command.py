@@ -1,5 +1,6 @@
 """`counterpoint serve`: from a run, a file and options to a server that runs."""
 
+import importlib.util
 import json
 import math
 import os
@@ -35,14 +36,15 @@ class Options:
 
 def serve(options: Options) -> None:
     """Serve until a signal says stop."""
-    try:
-        import uvicorn
+    for package in ("uvicorn", "fastapi", "aiohttp", "sqlalchemy", "prometheus_client"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f'serving needs {package}; install it with: pip install "counterpoint[serve]"')
+    import uvicorn
 
-        from counterpoint.gateway.logs import to_stderr
-        from counterpoint.gateway.server import make_app
-        from counterpoint.gateway.tracing import start_exporting
-    except ImportError as error:
-        raise ConfigError(f'serving needs {error.name}; install it with: pip install "counterpoint[serve]"') from error
+    from counterpoint.gateway.logs import to_stderr
+    from counterpoint.gateway.server import make_app
+    from counterpoint.gateway.tracing import start_exporting
+
     config = settings(options)
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         start_exporting()

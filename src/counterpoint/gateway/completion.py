@@ -48,6 +48,11 @@ class Completion:
         return Usage(_natural(self._said.get("prompt_tokens"), 0), _natural(self._said.get("completion_tokens"), self._counted))
 
     @property
+    def told(self) -> bool:
+        """Whether the server has said its usage; some do so all along."""
+        return bool(self._said)
+
+    @property
     def byte_limit(self) -> int:
         """More than any server needs to write so many tokens."""
         return (1 << 20) + 4096 * self._token_limit

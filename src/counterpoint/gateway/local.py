@@ -61,6 +61,7 @@ class LocalUpstream:
         limit = min(self.config.first_token_seconds, self.config.total_seconds)
         try:
             while (pieces := await self._next(arrived, request, began, limit)) is not None:
+                ask.known.usage = request.usage
                 limit = self.config.total_seconds
                 for piece in pieces:
                     yield piece

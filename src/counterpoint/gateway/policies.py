@@ -14,6 +14,10 @@ from counterpoint.gateway.api import Delta
 from counterpoint.gateway.scan import Until
 from counterpoint.gateway.types import Ask, Message, Piece, Role, Sampling, Stage, Upstream, UpstreamError, Usage
 
+CHARACTERS_A_TOKEN = 4
+SHARE_OF_ANSWER = 4
+"""Of a bound on signal and answer together, a quarter is kept for the answer."""
+
 
 @dataclass
 class Call:
@@ -30,6 +34,10 @@ class Call:
     """Until the first token."""
     error: str | None = None
     """The kind of the error that ended it."""
+    thinking_tokens: int = 0
+    """Of a model alone: those before its answer."""
+    guessed: bool = False
+    """Whether the number of prompt tokens is a guess, since the call was ended before the model said it."""
 
 
 @dataclass
@@ -115,7 +123,10 @@ POLICIES = {"duet": duet, "light": light, "capable": capable, "auto": auto}
 
 async def signal_by(model: Upstream, turn: Turn) -> AsyncGenerator[str, None]:
     """The signal as it is written, without its tags. The request ends with it: no token after it is paid for."""
-    budget = turn.signal_tokens if turn.total_tokens is None else min(turn.signal_tokens, turn.total_tokens - 1)
+    budget = turn.signal_tokens
+    if turn.total_tokens is not None:
+        kept = min(turn.answer_tokens, max(1, turn.total_tokens // SHARE_OF_ANSWER))
+        budget = min(budget, turn.total_tokens - kept)
     if budget < 1:
         return
     opening, until, thinking = Opening(), Until(SIGNAL_CLOSE), False
@@ -156,6 +167,8 @@ async def alone(model: Upstream, turn: Turn) -> AsyncGenerator[Delta, None]:
     async with aclosing(call(model, ask, turn)) as pieces:
         async for piece in pieces:
             thought, said = parts[piece.index].feed(piece.text, over=piece.finish is not None)
+            if piece.thinking or thought:
+                turn.calls[-1].thinking_tokens += piece.tokens
             yield Delta(piece.thinking + thought, said, piece.index, piece.finish)
 
 
@@ -168,7 +181,7 @@ async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, N
     """The pieces of one call. What it took is in the turn, however it ends: by itself, by an error, or since nobody listens."""
     record = Call(model.role, ask.stage, model.name)
     turn.calls.append(record)
-    began, counted, said = time.monotonic(), 0, None
+    began, counted, said, ended = time.monotonic(), 0, None, False
     try:
         async with aclosing(model.stream(ask)) as pieces:
             async for piece in pieces:
@@ -179,13 +192,23 @@ async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, N
                     record.first_seconds = time.monotonic() - began
                 counted += piece.tokens
                 yield piece
+        ended = True
     except UpstreamError as error:
-        record.error, said = error.kind, error.usage
+        record.error, said, ended = error.kind, error.usage, True
         raise
     finally:
+        if not ended:  # by us: what the model had not said yet is counted, or guessed
+            known = ask.known.usage
+            record.guessed = known.prompt_tokens == 0
+            said = Usage(known.prompt_tokens or guessed_tokens(ask), max(known.output_tokens, counted))
         record.usage = said or Usage(0, counted)
         record.seconds = time.monotonic() - began
         record.model = model.name
+
+
+def guessed_tokens(ask: Ask) -> int:
+    """Of a prompt whose model was not heard to the end: four characters a token, as English has about."""
+    return sum(len(message.content) for message in ask.messages) // CHARACTERS_A_TOKEN + 1
 
 
 async def one_of(
@@ -193,21 +216,24 @@ async def one_of(
 ) -> AsyncGenerator[Delta, None]:
     """What `first` says; what `second` says if `first` fails before the client has seen any of it."""
     said: list[Delta] = []
+    seen = False
     try:
         async with aclosing(first) as deltas:
             async for delta in deltas:
-                said.append(delta)
                 if turn.streaming:
+                    seen = seen or bool(delta.reasoning or delta.content)
                     yield delta
+                else:
+                    said.append(delta)
     except UpstreamError as error:
-        if turn.streaming and said:
+        if seen:
             raise
         stand_in(second_is, pair, turn, error)
         said = []
         async with aclosing(second) as deltas:
             async for delta in deltas:
                 yield delta
-    for delta in () if turn.streaming else said:
+    for delta in said:
         yield delta
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
@@ -99,7 +99,9 @@ class Served(Response):
             await JSONResponse(error.body, error.status, self.headers_now() | error.headers)(scope, receive, send)
         else:
             rest = self.outbox.stop() + error_event(error)
-            await send({"type": "http.response.body", "body": rest, "more_body": False})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SEND_SECONDS):
+                    await send({"type": "http.response.body", "body": rest, "more_body": False})
 
     async def stream(self, send: Send) -> None:
         """Server-sent events: every delta as it comes, then the finish and the usage."""
@@ -120,7 +122,7 @@ class Served(Response):
         self.status = 200
         await self.book()
         usage = usage_body(self.turn, self.policy, self.gateway.tariff)
-        self.outbox.put(chunks.finished(finishes, usage))
+        self.outbox.put(chunks.finished(finishes, None if self.asked.wants_usage else usage))
         if self.asked.wants_usage:
             self.outbox.put(chunks.usage(usage))
         self.outbox.put(DONE)
@@ -146,7 +148,7 @@ class Served(Response):
         return {"x-request-id": self.id, "x-counterpoint-policy": self.policy, "cache-control": "no-store", **fallback}
 
     def raw(self, content_type: str) -> list[tuple[bytes, bytes]]:
-        headers = {"content-type": content_type, **self.headers_now()}
+        headers = {"content-type": content_type, "x-accel-buffering": "no", **self.headers_now()}  # proxies pass on each event
         return [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def book(self) -> None:

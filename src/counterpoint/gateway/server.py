@@ -88,8 +88,8 @@ class Gateway:
 
     async def admit(self, request: Request) -> Admission | None:
         """The booking of a request that may be served. Raises `ApiError` 401, 403 or 429."""
+        self.check_place(request)
         if self.ledger is None:
-            check_host(request)
             return None
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         try:
@@ -101,6 +101,11 @@ class Gateway:
                 message = "no valid API key: send `Authorization: Bearer KEY` with a key of `counterpoint keys add`"
                 raise ApiError(401, message, "authentication_error", "invalid_api_key") from refused
             raise ApiError(429, str(refused), "rate_limit_error", refused.kind, retry_after=refused.retry_after) from refused
+
+    def check_place(self, request: Request) -> None:
+        """Raises `ApiError` 403 for a request that a foreign web page may have sent here, where no key would stop it."""
+        if self.ledger is None:
+            check_host(request)
 
     def policy_of(self, asked: ChatRequest) -> PolicyName:
         """Who answers. Raises `ApiError` for a model that is not served."""
@@ -128,7 +133,8 @@ class Gateway:
     def turn_of(self, asked: ChatRequest) -> Turn:
         """What the stages are told."""
         budget = self.config.budget
-        by_effort = {"low": budget.low, "medium": budget.medium, "high": budget.high, None: budget.medium}
+        by_effort = {None: budget.medium, "medium": budget.medium}
+        by_effort |= dict.fromkeys(("none", "minimal", "low"), budget.low) | dict.fromkeys(("high", "xhigh"), budget.high)
         return Turn(
             messages=tuple(message.turn() for message in asked.messages),
             sampling=Sampling(asked.temperature, asked.top_p, asked.stops, asked.seed, asked.n or 1),
@@ -178,8 +184,9 @@ def make_app(gateway: Gateway) -> FastAPI:
     async def chat_completions(request: Request) -> Response:
         return await gateway.chat(request)
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    @app.get("/v1/models", responses={403: ERRORS[403]})
+    async def models(request: Request) -> dict[str, Any]:
+        gateway.check_place(request)
         return {
             "object": "list",
             "data": [{"id": name, "object": "model", "created": 0, "owned_by": "counterpoint"} for name in gateway.models()],
@@ -195,8 +202,9 @@ def make_app(gateway: Gateway) -> FastAPI:
         enough = any(found.values()) if gateway.pair.fallback else all(found.values())
         return JSONResponse({"status": "ready" if enough else "not ready", **found}, 200 if enough else 503)
 
-    @app.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
+    @app.get("/metrics", response_class=PlainTextResponse, responses={403: ERRORS[403]})
+    async def metrics(request: Request) -> Response:
+        gateway.check_place(request)
         gateway.metrics.running.set(gateway.gate.running)
         gateway.metrics.waiting.set(gateway.gate.waiting)
         for model in (gateway.pair.capable, gateway.pair.light):
@@ -210,11 +218,6 @@ def make_app(gateway: Gateway) -> FastAPI:
     @app.exception_handler(ApiError)
     async def _refused(_: Request, error: ApiError) -> JSONResponse:
         return JSONResponse(error.body, error.status, error.headers)
-
-    @app.exception_handler(LedgerError)
-    async def _no_ledger(_: Request, error: LedgerError) -> JSONResponse:
-        log("ledger failed", error=str(error))  # names the database, which is no client's concern
-        return JSONResponse(ApiError(503, "API keys cannot be checked now; try again", "server_error").body, 503)
 
     @app.exception_handler(HTTPException)
     async def _no_route(_: Request, error: HTTPException) -> JSONResponse:

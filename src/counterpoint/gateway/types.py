@@ -1,7 +1,7 @@
 """The nouns of the gateway: what a client asks, what one stage asks of one model, what comes back, and how that fails."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 Role = Literal["capable", "light"]
@@ -32,6 +32,21 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Tokens of one call to a model."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass
+class Known:
+    """What a model has said of its usage so far: all there is of it if the call is ended before its end."""
+
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True)
 class Ask:
     """What one stage asks of one model."""
 
@@ -43,6 +58,7 @@ class Ask:
     """`answer`: M's signal, as the thinking that the answer follows."""
     logprobs: bool = False
     """Whether pieces carry the log-probability of their tokens."""
+    known: Known = field(default_factory=Known, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -60,14 +76,6 @@ class Piece:
     """Sum of their log-probabilities in nats."""
     finish: Finish | None = None
     """Set on the last piece of a choice."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens of one call to a model."""
-
-    prompt_tokens: int = 0
-    output_tokens: int = 0
 
 
 class Upstream(Protocol):

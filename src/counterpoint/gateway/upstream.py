@@ -24,6 +24,8 @@ from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, UpstreamErro
 RETRIED: tuple[ErrorKind, ...] = ("connect", "rate_limit", "server")
 KEPT_SECONDS = 4.0
 """An idle connection is not used again after this: many servers close it after five, and a request could meet that."""
+LONGEST_WAIT = 10.0
+"""A server that asks for more patience than this is not asked again: the other model answers, or the client is told."""
 READY_SECONDS = 2.0
 LISTING_BYTES = 8 << 20
 
@@ -70,6 +72,8 @@ class HttpUpstream:
                             self._breaker.answering(ticket)
                             if asked_in_message:
                                 piece.thinking = ""  # M's own, shown or not, is not the signal that it was asked for
+                            if completion.told:
+                                ask.known.usage = completion.usage
                             yield piece
             except UpstreamError as error:
                 wait = self._wait(error, attempt, deadline)
@@ -99,6 +103,8 @@ class HttpUpstream:
     def _wait(self, error: UpstreamError, attempt: int, deadline: float) -> float | None:
         """Seconds until the next try; None if there is none."""
         if error.kind not in RETRIED or attempt >= self._config.retries or self.breaker_state == "open":
+            return None
+        if (error.retry_after or 0.0) > LONGEST_WAIT:
             return None
         wait = (error.retry_after or 0.0) + backoff(attempt)
         return wait if wait < deadline - asyncio.get_running_loop().time() else None

@@ -47,13 +47,14 @@ def usage_body(turn: Turn, policy: str, tariff: Tariff) -> dict[str, Any]:
     """
     answered = turn.calls[-1] if turn.calls else None
     signal = turn.spent("signal")
+    thinking = signal + (answered.thinking_tokens if answered else 0)
     prompt = answered.usage.prompt_tokens if answered else 0
     output = signal + (answered.usage.output_tokens if answered and answered.stage != "signal" else 0)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
-        "completion_tokens_details": {"reasoning_tokens": signal},
+        "completion_tokens_details": {"reasoning_tokens": thinking},
         "counterpoint": {
             "policy": policy,
             "fallback": turn.fallback,
@@ -77,6 +78,7 @@ def _call_body(call: Call, tariff: Tariff) -> dict[str, Any]:
         "first_token_seconds": None if call.first_seconds is None else round(call.first_seconds, 4),
         "cost": tariff.cost(call.role, call.usage),
         "error": call.error,
+        "guessed": call.guessed,
     }
 
 
