@@ -2,7 +2,7 @@
 
     python benchmarks/dqo.py                                   # GRPO, DQO and DQO with a quality floor, five seeds, two at a time
     python benchmarks/dqo.py --peers                           # and every other shaper
-    python benchmarks/dqo.py --seeds 0 --steps 1200 --directory runs/dqo-long --out /dev/null      # until GRPO has collapsed
+    python benchmarks/dqo.py --seeds 0 --steps 700 --directory runs/dqo-long --out /dev/null       # longer
 
 Every run starts from the same policy and takes the same steps, in a process of its own with one thread; the runs of a seed are
 then asked the same test questions, 16 times each. A run that has ended is not repeated; delete runs/ after a change. Writes
