@@ -31,7 +31,7 @@ MODES = {"instant": "instant", "20 ms": "paced=20"}
 """What the upstream does, and what it calls that."""
 SAID = "".join(f" w{number}" for number in range(32))
 """What every call is answered with."""
-LIBRARIES = ("counterpoint", "fastapi", "starlette", "uvicorn", "uvloop", "httptools", "aiohttp", "pydantic")
+LIBRARIES = ("counterpoint", "fastapi", "starlette", "uvicorn", "httptools", "aiohttp", "pydantic")
 COLUMNS = ("requests/s", "first token p50", "p99", "answer's first p50", "p99", "per token p50", "p99", "CPU ms/request")
 
 Row = dict[str, Any]

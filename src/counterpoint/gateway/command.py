@@ -59,6 +59,7 @@ def serve(options: Options) -> None:
             app,
             log_config=None,
             access_log=False,
+            loop="asyncio",  # uvloop takes in one connection a turn: under load, new clients would wait for others to leave
             server_header=False,
             timeout_graceful_shutdown=math.ceil(config.server.drain_seconds),
         )
