@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from counterpoint.evaluate.metrics import Estimate
 from counterpoint.evaluate.plot import draw_points
-from counterpoint.evaluate.run import Estimate
 from counterpoint.run import read_metrics
 
 HERE = Path(__file__).parent

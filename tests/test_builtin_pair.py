@@ -7,10 +7,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from counterpoint import jobs
-from counterpoint.config import load_recipe
+from counterpoint.config_files import load_recipe
 from counterpoint.dqo.embed import load_embedder
 from counterpoint.evaluate.baselines import capable_alone, light_alone, pair, responder
-from counterpoint.evaluate.run import Measures, evaluate_systems
+from counterpoint.evaluate.results import Measures
+from counterpoint.evaluate.run import evaluate_systems
 from counterpoint.policy.load import PACKAGED
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from counterpoint import toml
-from counterpoint.config import DqoRecipe, DuetRecipe, load_recipe, of_kind, shipped_recipes, validate
+from counterpoint.config import DqoRecipe, DuetRecipe, of_kind
 from counterpoint.config_docs import configuration_markdown, type_text
+from counterpoint.config_files import load_recipe, shipped_recipes, validate
 from counterpoint.errors import ConfigError
 from counterpoint.policy.load import BUILTIN
 

@@ -7,7 +7,7 @@ import pytest
 
 from counterpoint import jobs
 from counterpoint.cli import screens
-from counterpoint.config import apply_override, validate
+from counterpoint.config_files import apply_override, validate
 from counterpoint.errors import ConfigError
 from counterpoint.quickstart import grpo_recipe, quickstart
 from counterpoint.run import Run

@@ -115,7 +115,8 @@ def quickstart(options: argparse.Namespace) -> None:
 
 
 def duet(options: argparse.Namespace) -> None:
-    from counterpoint.config import DuetRecipe, load_recipe, of_kind
+    from counterpoint.config import DuetRecipe, of_kind
+    from counterpoint.config_files import load_recipe
 
     recipe = of_kind(load_recipe(options.recipe, options.set), DuetRecipe)  # before torch is imported: a typo is answered at once
     from counterpoint import jobs
@@ -128,7 +129,8 @@ def duet(options: argparse.Namespace) -> None:
 
 
 def dqo(options: argparse.Namespace) -> None:
-    from counterpoint.config import DqoRecipe, load_recipe, of_kind
+    from counterpoint.config import DqoRecipe, of_kind
+    from counterpoint.config_files import load_recipe
 
     recipe = of_kind(load_recipe(options.recipe, options.set), DqoRecipe)
     from counterpoint import jobs
@@ -138,7 +140,7 @@ def dqo(options: argparse.Namespace) -> None:
 
 
 def warmup(options: argparse.Namespace) -> None:
-    from counterpoint.config import load_recipe
+    from counterpoint.config_files import load_recipe
 
     recipe = load_recipe(options.recipe, options.set)
     from counterpoint import jobs
@@ -163,7 +165,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    from counterpoint.config import load_recipe
+    from counterpoint.config_files import load_recipe
     from counterpoint.plan import format_plan
     from counterpoint.plan import plan as make_plan
 

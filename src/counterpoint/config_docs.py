@@ -12,7 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from counterpoint.config import DqoRecipe, DuetRecipe, Section, section_type
+from counterpoint.config import DqoRecipe, DuetRecipe, Section
+from counterpoint.config_files import section_type
 from counterpoint.gateway.config import GatewayConfig
 from counterpoint.toml import value_text
 

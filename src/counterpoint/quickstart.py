@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from counterpoint import jobs
-from counterpoint.config import AnyRecipe, DqoRecipe, DuetRecipe, Recipe, load_recipe, of_kind
+from counterpoint.config import AnyRecipe, DqoRecipe, DuetRecipe, Recipe, of_kind
+from counterpoint.config_files import load_recipe
 from counterpoint.errors import ConfigError
 from counterpoint.evaluate.command import evaluate
 from counterpoint.evaluate.run import EVALUATION

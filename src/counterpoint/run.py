@@ -29,7 +29,8 @@ from typing import Any, Literal, Self
 from filelock import FileLock, Timeout
 
 from counterpoint import toml
-from counterpoint.config import Recipe, load_recipe
+from counterpoint.config import Recipe
+from counterpoint.config_files import load_recipe
 from counterpoint.errors import CounterpointError, RunError
 from counterpoint.files import (
     append_line,

@@ -14,16 +14,8 @@ from rich.console import Console
 from counterpoint.evaluate.auto import TOLERANCE, Auto, BothWays, lowest_threshold, set_threshold
 from counterpoint.evaluate.baselines import Attempt, Call, Settings, light_alone, light_alone_with_confidence, pair
 from counterpoint.evaluate.metrics import Estimate
-from counterpoint.evaluate.run import (
-    SAMPLES,
-    UNAIDED,
-    Evaluation,
-    Measured,
-    Speakers,
-    both_ways,
-    evaluate_pair,
-    evaluate_systems,
-)
+from counterpoint.evaluate.results import Evaluation, Measured
+from counterpoint.evaluate.run import SAMPLES, UNAIDED, Speakers, both_ways, evaluate_pair, evaluate_systems
 from counterpoint.evaluate.show import print_table
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.local import LocalUpstream

@@ -9,7 +9,8 @@ from counterpoint import jobs
 from counterpoint.cli import main, screens
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.evaluate.command import evaluate
-from counterpoint.evaluate.run import EVALUATION, SAMPLES, Evaluation
+from counterpoint.evaluate.results import Evaluation
+from counterpoint.evaluate.run import EVALUATION, SAMPLES
 from counterpoint.run import Run
 from pairs import recipe_in, tiny_policy
 from single import dqo_recipe_in

@@ -14,22 +14,10 @@ from counterpoint.config import PriceConfig
 from counterpoint.dqo.embed import load_embedder
 from counterpoint.errors import DataError, GraderError, RunError
 from counterpoint.evaluate.baselines import Attempt, Call, Sampled, capable_alone, light_alone, pair
+from counterpoint.evaluate.metrics import Estimate
 from counterpoint.evaluate.plot import COLOURS, plot
-from counterpoint.evaluate.run import (
-    EVALUATION,
-    PARTIAL,
-    SAMPLES,
-    Estimate,
-    Evaluation,
-    Measured,
-    Measures,
-    Shapes,
-    Speakers,
-    evaluate_pair,
-    evaluate_systems,
-    measure,
-    summarise,
-)
+from counterpoint.evaluate.results import Evaluation, Measured, Measures, Shapes, summarise
+from counterpoint.evaluate.run import EVALUATION, PARTIAL, SAMPLES, Speakers, evaluate_pair, evaluate_systems, measure
 from counterpoint.evaluate.show import print_table
 from counterpoint.flops import completion_flops, shape_of
 from counterpoint.policy.prompting import Speaker

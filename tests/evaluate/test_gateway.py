@@ -12,12 +12,13 @@ from dataclasses import replace
 import pytest
 
 from counterpoint.cli import main
-from counterpoint.config import load_recipe
+from counterpoint.config_files import load_recipe
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.evaluate.baselines import capable_alone, light_alone, settings_of
 from counterpoint.evaluate.baselines import pair as both
 from counterpoint.evaluate.gateway import AT_A_TIME, KEY, Client, policies_of
-from counterpoint.evaluate.run import EVALUATION, SAMPLES, Evaluation, evaluate_systems
+from counterpoint.evaluate.results import Evaluation
+from counterpoint.evaluate.run import EVALUATION, SAMPLES, evaluate_systems
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.keys import Limits, add_key
 from counterpoint.gateway.ledger import Ledger
@@ -390,7 +391,6 @@ pass_at = [1, 2]
 
 @pytest.fixture
 def recipe_file(tmp_path):
-    pytest.importorskip("reasoning_gym")
     file = tmp_path / "trial.toml"
     file.write_text(RECIPE.format(directory=tmp_path))
     return file
@@ -427,7 +427,6 @@ def test_what_a_gateway_cannot_be_measured_on_is_refused(recipe_file, capsys):
 
 def test_the_built_in_pair_behind_a_gateway_measures_as_it_does_without_one():
     """Greedy, so that the two say the same."""
-    pytest.importorskip("reasoning_gym")
     settings = ["temperature=0", "questions=6", "samples=1", "pass_at=[1]"]
     recipe = load_recipe("quickstart-duet", [f"evaluation.{setting}" for setting in settings])
     task = task_of(recipe)

@@ -7,11 +7,9 @@ import pytest
 from hypothesis import example, given
 from transformers import AutoTokenizer
 
-from counterpoint.gateway import chat
 from counterpoint.gateway.chat import NOTES_CLOSE, NOTES_OPEN, SIGNAL_INSTRUCTION, body_of
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.types import Ask, Message, Sampling
-from counterpoint.policy import prompting
 from counterpoint.policy.load import resolve_model
 from counterpoint.policy.prompting import Renderer
 
@@ -49,10 +47,6 @@ def rendered(said, template=None):
 
 
 # ---- the same text as in training
-
-
-def test_the_tags_are_those_of_training():
-    assert (chat.SIGNAL_OPEN, chat.SIGNAL_CLOSE) == (prompting.SIGNAL_OPEN, prompting.SIGNAL_CLOSE)
 
 
 def test_the_capable_model_reads_what_it_read_in_training():

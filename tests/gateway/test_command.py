@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from counterpoint.config import load_recipe
+from counterpoint.config_files import load_recipe
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.gateway.command import Options, listen, of_run, settings
 from counterpoint.run import Run

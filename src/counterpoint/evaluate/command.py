@@ -9,32 +9,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from counterpoint.config import (
-    DqoRecipe,
-    DuetRecipe,
-    ModelConfig,
-    Recipe,
-    apply_override,
-    load_recipe,
-    of_kind,
-    validate,
-)
+from counterpoint.config import DqoRecipe, DuetRecipe, ModelConfig, Recipe, of_kind
+from counterpoint.config_files import apply_override, load_recipe, validate
 from counterpoint.dqo.embed import load_embedder, policy_states
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.evaluate.baselines import System, capable_alone, light_alone, pair, responder
 from counterpoint.evaluate.diversity import check_packages
 from counterpoint.evaluate.gateway import CAPABLE, policies_of
 from counterpoint.evaluate.plot import plot, plot_diversity
-from counterpoint.evaluate.run import (
-    REFERENCE,
-    START,
-    Evaluation,
-    Measures,
-    Shapes,
-    Speakers,
-    evaluate_pair,
-    evaluate_systems,
-)
+from counterpoint.evaluate.results import Evaluation, Measures, Shapes
+from counterpoint.evaluate.run import REFERENCE, START, Speakers, evaluate_pair, evaluate_systems
 from counterpoint.evaluate.show import print_diversity, print_table
 from counterpoint.flops import shape_of
 from counterpoint.jobs import alone_recipe, speaker_of, task_of

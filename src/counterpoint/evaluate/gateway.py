@@ -14,14 +14,13 @@ from urllib.parse import SplitResult, urlsplit
 
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.evaluate.baselines import Attempt, Call, Sampled, Settings, System
+from counterpoint.gateway.api import SERVED
 from counterpoint.policy.prompting import answer_of
 from counterpoint.rl.data import seed_for
 from counterpoint.rl.types import Question
 
 KEY = "COUNTERPOINT_API_KEY"
 """Environment variable that holds the gateway's API key."""
-BY_DEFAULT = "counterpoint"
-"""The model name that means the gateway's own choice of policy."""
 CAPABLE = "capable"
 """The policy that the others are compared with: M alone."""
 START = "Start one with `counterpoint serve RUN` and give the URL that it prints"
@@ -40,10 +39,10 @@ def policies_of(url: str) -> dict[str, System]:
     client = Client(url)
     listed = client.get("/v1/models").get("data")
     names = [str(row.get("id")) for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
-    if BY_DEFAULT not in names or CAPABLE not in names:
+    if SERVED not in names or CAPABLE not in names:
         raise RunError(f"{client.url} is no Counterpoint gateway: it serves {', '.join(names) or 'no models'}. {START}")
     names.sort(key=lambda name: name != CAPABLE)
-    return {name: policy(client, name) for name in names if name != BY_DEFAULT}
+    return {name: policy(client, name) for name in names if name != SERVED}
 
 
 def policy(client: "Client", name: str) -> System:

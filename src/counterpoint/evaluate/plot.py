@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from counterpoint.evaluate.run import Estimate, Evaluation
+from counterpoint.evaluate.metrics import Estimate
+from counterpoint.evaluate.results import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,19 +1,15 @@
-"""Measure systems on a task's test questions: accuracy, tokens, arithmetic, time and money, each against M alone."""
+"""Ask systems a task's test questions, all with the same settings, and grade what they say; `results.py` makes it numbers."""
 
 import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from counterpoint.config import DuetRecipe, PriceConfig, Recipe
-from counterpoint.dqo.embed import Embedder
-from counterpoint.errors import DataError, GraderError, RunError
+from counterpoint.config import DuetRecipe, Recipe
+from counterpoint.errors import DataError, GraderError
 from counterpoint.evaluate.auto import Auto, BothWays, set_threshold
 from counterpoint.evaluate.baselines import (
     Attempt,
@@ -27,13 +23,10 @@ from counterpoint.evaluate.baselines import (
     pair,
     settings_of,
 )
-from counterpoint.evaluate.diversity import diversity_measures
-from counterpoint.evaluate.metrics import Estimate, difference_of, estimate_of, pass_at_k_Q
-from counterpoint.files import json_text, write_text
-from counterpoint.flops import ModelShape, completion_flops
+from counterpoint.evaluate.results import Evaluation, Measured, Measures, summarise, token_counts
+from counterpoint.files import write_text
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.types import Question
-from counterpoint.tasks.answers import Extractor
 from counterpoint.tasks.base import Task, take
 from counterpoint.tasks.graders import extractor_of, grade_all
 
@@ -61,106 +54,6 @@ class Speakers:
     trained_light: Speaker
     solo_capable: Speaker | None = None
     """M trained with the same length penalty and without m; None leaves that baseline out."""
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """What FLOPs are counted from. Training changes neither."""
-
-    capable: ModelShape
-    light: ModelShape
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What is counted beside accuracy and tokens."""
-
-    shapes: Shapes | None = None
-    """None: no FLOPs."""
-    embedder: Embedder | None = None
-    """None: no measures of diversity."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a system did on all questions."""
-
-    attempts: list[list[Attempt]]
-    """Questions × samples."""
-    rewards: list[list[float | None]]
-    """Questions × samples; None where the grader failed and was to be skipped."""
-    seconds_per_batch: float
-    """Median over the batches of full size."""
-    signals_cut: int = 0
-
-
-@dataclass(frozen=True)
-class Result:
-    """A system in numbers. Tokens, FLOPs and money are means over responses, each as if it had been asked for alone."""
-
-    accuracy: Estimate
-    """Mean reward."""
-    pass_at: dict[int, Estimate]
-    """By k. A k is missing if no question has as many graded samples."""
-    capable_prompt_tokens: float
-    capable_output_tokens: float
-    light_prompt_tokens: float
-    light_output_tokens: float
-    flops: float | None
-    """None where the shapes of the models are not known."""
-    seconds_per_batch: float
-    money_per_1000: float | None
-    """For 1000 responses; None without prices."""
-    unfinished: float
-    """Share of answers that ran into the token budget."""
-    signals_cut: int
-    """Signals that lost tokens because they did not fit into the answer's prompt."""
-    skipped: int
-    """Responses that could not be graded; they count in costs only."""
-    token_share: float | None
-    """M's output tokens over those of M alone; None if M alone was not measured, or never answered."""
-    accuracy_difference: Estimate | None
-    """Accuracy less that of M alone, paired by question; None if M alone was not measured."""
-    diversity: dict[str, Estimate]
-    """Of the responses to a question, by the name of the measure (evaluate/diversity.py); empty where none was asked for."""
-    fallbacks: int = 0
-    """Responses in which a gateway let one model answer for the other, which had failed."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Systems measured on the same questions with the same settings."""
-
-    task: str
-    questions: int
-    samples: int
-    batch: int
-    """Questions sampled together, each `samples` times."""
-    temperature: float
-    top_p: float
-    top_k: int
-    max_signal_tokens: int
-    max_answer_tokens: int
-    seed: int
-    cut_budget: int | None
-    """Signal tokens that the systems named "M cut" may write."""
-    systems: dict[str, Result]
-    auto: Auto | None = None
-    """For a trained pair: what a gateway's policy `auto` would do."""
-
-    def to_json(self) -> str:
-        return json_text(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Evaluation":
-        """What `to_json` wrote. Raises `RunError`."""
-        try:
-            values = json.loads(text)
-            systems = {name: _result_from(result) for name, result in values.pop("systems").items()}
-            auto = values.pop("auto", None)
-            return cls(**values, systems=systems, auto=Auto.of(auto) if auto else None)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise RunError(f"this is no evaluation of this version ({type(error).__name__}: {error}); evaluate again") from error
 
 
 def evaluate_pair(
@@ -348,102 +241,6 @@ def _conclude(
     return evaluation
 
 
-def summarise(
-    measured: Measured, recipe: Recipe, measures: Measures, reference: Measured | None, extract: Extractor | None = None
-) -> Result:
-    """A system in numbers; `reference` is what it is compared with, `extract` finds the answer in a response."""
-    shapes = measures.shapes
-    attempts = [attempt for group in measured.attempts for attempt in group]
-    tokens = [token_counts(attempt) for attempt in attempts]
-    mean_tokens = {name: statistics.fmean(row[name] for row in tokens) for name in tokens[0]}
-    graded_Q = [[reward for reward in group if reward is not None] for group in measured.rewards]
-    pass_at = {}
-    for k in recipe.evaluation.pass_at:
-        enough = [group for group in graded_Q if len(group) >= k]
-        if enough:
-            pass_at[k] = estimate_of(pass_at_k_Q(enough, k))
-    accuracy_Q = question_accuracies(measured)
-    share, difference = None, None
-    if reference is not None:
-        of_reference = _mean_capable_output(reference)
-        share = mean_tokens["capable_output_tokens"] / of_reference if of_reference else None
-        difference = difference_of(accuracy_Q, question_accuracies(reference))
-    prices = recipe.evaluation.prices
-    return Result(
-        accuracy=estimate_of(accuracy_Q[np.isfinite(accuracy_Q)]),
-        pass_at=pass_at,
-        **mean_tokens,
-        flops=statistics.fmean(attempt_flops(attempt, shapes) for attempt in attempts) if shapes else None,
-        seconds_per_batch=measured.seconds_per_batch,
-        money_per_1000=1000 * response_price(mean_tokens, prices) if prices else None,
-        unfinished=statistics.fmean(attempt.unfinished for attempt in attempts),
-        signals_cut=measured.signals_cut,
-        skipped=sum(reward is None for group in measured.rewards for reward in group),
-        fallbacks=sum(attempt.fell_back for attempt in attempts),
-        token_share=share,
-        accuracy_difference=difference,
-        diversity=diversity_of(measured, measures.embedder, extract) if measures.embedder else {},
-    )
-
-
-def diversity_of(measured: Measured, embedder: Embedder, extract: Extractor | None) -> dict[str, Estimate]:
-    """How different the graded responses to a question are, by every measure; one without a value at any question is left out.
-
-    Answers are told apart as `extract` finds them. Without it their number is left out too: nothing says which wordings of a
-    response are one answer.
-    """
-    kept_Q = [
-        [(attempt.response, reward) for attempt, reward in zip(attempts, rewards, strict=True) if reward is not None]
-        for attempts, rewards in zip(measured.attempts, measured.rewards, strict=True)
-    ]
-    kept_Q = [group for group in kept_Q if group]
-    texts_Q = [[text for text, _ in group] for group in kept_Q]
-    vectors = embedder([text for texts in texts_Q for text in texts]).vectors
-    values = diversity_measures(
-        texts_Q,
-        [[reward for _, reward in group] for group in kept_Q],
-        vectors.split([len(texts) for texts in texts_Q]),
-        k=max(len(texts) for texts in texts_Q),
-        answers_Q=[[extract(text) or "" for text in texts] for texts in texts_Q] if extract else None,
-    )
-    if extract is None:
-        del values["different_correct"]
-    defined = {name: values_Q[np.isfinite(values_Q)] for name, values_Q in values.items()}
-    return {name: estimate_of(values_Q) for name, values_Q in defined.items() if len(values_Q)}
-
-
-def token_counts(attempt: Attempt) -> dict[str, int]:
-    """What an attempt took of each model, its calls added up."""
-    return {
-        "capable_prompt_tokens": sum(call.prompt_tokens for call in attempt.capable),
-        "capable_output_tokens": sum(call.output_tokens for call in attempt.capable),
-        "light_prompt_tokens": sum(call.prompt_tokens for call in attempt.light),
-        "light_output_tokens": sum(call.output_tokens for call in attempt.light),
-    }
-
-
-def attempt_flops(attempt: Attempt, shapes: Shapes) -> float:
-    """Arithmetic of an attempt, call by call: attention makes it more than linear in a call's tokens."""
-    calls = [(shapes.capable, call) for call in attempt.capable] + [(shapes.light, call) for call in attempt.light]
-    return float(sum(completion_flops(shape, call.prompt_tokens, call.output_tokens) for shape, call in calls))
-
-
-def response_price(tokens: Mapping[str, float], prices: PriceConfig) -> float:
-    """What `token_counts` cost at prices per million tokens."""
-    return (
-        tokens["capable_prompt_tokens"] * prices.capable_input
-        + tokens["capable_output_tokens"] * prices.capable_output
-        + tokens["light_prompt_tokens"] * prices.light_input
-        + tokens["light_output_tokens"] * prices.light_output
-    ) / 1e6
-
-
-def question_accuracies(measured: Measured) -> NDArray[np.float64]:
-    """Mean reward of each question [Q] over the samples that were graded; NaN where none was."""
-    graded_Q = [[reward for reward in group if reward is not None] for group in measured.rewards]
-    return np.array([statistics.fmean(group) if group else np.nan for group in graded_Q])
-
-
 def sample_rows(name: str, measured: Measured, questions: Sequence[Question]) -> list[dict[str, Any]]:
     """The lines of evaluation_samples.jsonl for a system."""
     return [
@@ -461,18 +258,3 @@ def sample_rows(name: str, measured: Measured, questions: Sequence[Question]) ->
         for question, attempts, rewards in zip(questions, measured.attempts, measured.rewards, strict=True)
         for sample, (attempt, reward) in enumerate(zip(attempts, rewards, strict=True))
     ]
-
-
-def _mean_capable_output(measured: Measured) -> float:
-    return statistics.fmean(token_counts(attempt)["capable_output_tokens"] for group in measured.attempts for attempt in group)
-
-
-def _result_from(values: dict[str, Any]) -> Result:
-    difference = values["accuracy_difference"]
-    estimates = {
-        "accuracy": Estimate(**values["accuracy"]),
-        "pass_at": {int(k): Estimate(**estimate) for k, estimate in values["pass_at"].items()},
-        "accuracy_difference": None if difference is None else Estimate(**difference),
-        "diversity": {name: Estimate(**estimate) for name, estimate in values["diversity"].items()},
-    }
-    return Result(**{**values, **estimates})

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from counterpoint.evaluate.auto import LEAST_SHARE, Auto
 from counterpoint.evaluate.metrics import Estimate
-from counterpoint.evaluate.run import Evaluation
+from counterpoint.evaluate.results import Evaluation
 
 DIVERSITY_COLUMNS = {
     "different_correct": "different\nright in {n}",

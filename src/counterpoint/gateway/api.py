@@ -13,6 +13,8 @@ from counterpoint.gateway.types import Message
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 PolicyName = Literal["duet", "capable", "light", "auto"]
+SERVED = "counterpoint"
+"""The model name that means the policy of the config."""
 
 
 class TextPart(BaseModel):
@@ -53,7 +55,7 @@ class ChatRequest(BaseModel):
     """The body of POST /v1/chat/completions. Fields that change nothing here (`user`, `metadata`, ...) are let pass."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-    model: str = Field("counterpoint", description="`counterpoint`, or the policy: duet, capable, light, auto.", max_length=200)
+    model: str = Field(SERVED, description="`counterpoint`, or the policy: duet, capable, light, auto.", max_length=200)
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     stream: bool | None = None
     stream_options: StreamOptions | None = None

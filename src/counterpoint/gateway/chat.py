@@ -9,11 +9,10 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.types import Ask, Message, Sampling
 
-SIGNAL_OPEN, SIGNAL_CLOSE = "<think>", "</think>"
-"""As in policy/prompting.py, which needs torch; a test holds them together."""
 NOTES_OPEN, NOTES_CLOSE = "<expert_notes>", "</expert_notes>"
 
 SIGNAL_INSTRUCTION = f"""\

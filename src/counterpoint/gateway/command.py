@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from counterpoint.config import DuetRecipe, apply_override, of_kind, read_toml, validate_as
+from counterpoint.config import DuetRecipe, of_kind
+from counterpoint.config_files import apply_override, read_toml, validate_as
 from counterpoint.errors import ConfigError, RunError
-from counterpoint.gateway.config import GatewayConfig, UpstreamConfig
+from counterpoint.gateway.config import LOOPBACK, GatewayConfig, UpstreamConfig
 from counterpoint.gateway.types import Role, Upstream
 
 QUICKSTART = Path("runs/quickstart-duet")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from counterpoint.config import Section
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""The names of this machine that nobody else can reach."""
 DEFAULT_DATABASE = "sqlite:///counterpoint-keys.db"
 """Of API keys and their use, in the working directory."""
 
@@ -58,7 +60,7 @@ class ServerConfig(Section):
     queue: int = Field(256, description="Requests that may wait for a place; beyond, 429.", ge=0)
     max_body_bytes: int = Field(1 << 20, description="Of a request; larger ones get 413.", ge=1024)
     drain_seconds: float = Field(30.0, description="After SIGTERM, how long running requests may go on.", ge=0)
-    log_texts: bool = Field(False, description="Whether questions, signals and answers may stand in the logs.")
+    log_texts: bool = Field(False, description="Whether clients' messages may stand in the logs; signals and answers never do.")
 
 
 class BudgetConfig(Section):

@@ -58,9 +58,10 @@ class Turn:
     fallback: Role | None = None
     """The model that stood in for the other."""
 
-    def spent(self, *stages: Stage) -> int:
-        """Output tokens so far, of all stages or some."""
-        return sum(call.usage.output_tokens for call in self.calls if not stages or call.stage in stages)
+    @property
+    def signal_written(self) -> int:
+        """Tokens that the signal took."""
+        return sum(call.usage.output_tokens for call in self.calls if call.stage == "signal")
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ async def answer_by(model: Upstream, turn: Turn, signal: str) -> AsyncGenerator[
 def ask_answer(turn: Turn, signal: str, logprobs: bool = False) -> Ask:
     budget = turn.answer_tokens
     if turn.total_tokens is not None:
-        budget = min(budget, max(1, turn.total_tokens - turn.spent("signal")))
+        budget = min(budget, max(1, turn.total_tokens - turn.signal_written))
     return Ask("answer", turn.messages, budget, turn.sampling, signal, logprobs)
 
 

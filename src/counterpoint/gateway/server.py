@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from counterpoint.errors import LedgerError
-from counterpoint.gateway.api import ApiError, ChatRequest, ErrorBody, PolicyName, parse
-from counterpoint.gateway.config import GatewayConfig
+from counterpoint.gateway.api import SERVED, ApiError, ChatRequest, ErrorBody, PolicyName, parse
+from counterpoint.gateway.config import LOOPBACK, GatewayConfig
 from counterpoint.gateway.gate import Gate
 from counterpoint.gateway.ledger import Admission, Ledger, Refused
 from counterpoint.gateway.logs import log, log_failure
@@ -26,13 +26,12 @@ from counterpoint.gateway.respond import INTERNAL, STOPPING, Served
 from counterpoint.gateway.types import Sampling
 from counterpoint.gateway.usage import Tariff
 
-SERVED = "counterpoint"
-"""The model name that means the policy of the config."""
 BODY_SECONDS = 30.0
 """In which the body of a request has to come."""
 BOOKING_SECONDS = 5.0
 """For requests that are ended when the server stops, to be booked."""
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+OWN_HOSTS = [f"[{name}]" if ":" in name else name for name in LOOPBACK]
+"""As a Host header has them."""
 ANSWER = {"description": "The answer, at once or as events.", "content": {"text/event-stream": {}}}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": what, "model": ErrorBody}
@@ -274,5 +273,5 @@ async def body_of(request: Request, limit: int) -> bytes:
 def check_host(request: Request) -> None:
     """Without keys the server is for this machine: a name that a web page has pointed at it does not count."""
     host = request.headers.get("host", "")
-    if re.sub(r":\d+$", "", host) not in LOOPBACK:
-        raise ApiError(403, f"the host {host!r} is not this machine's; without API keys only {', '.join(LOOPBACK)} are served")
+    if re.sub(r":\d+$", "", host) not in OWN_HOSTS:
+        raise ApiError(403, f"the host {host!r} is not this machine's; without API keys only {', '.join(OWN_HOSTS)} are served")

@@ -46,7 +46,7 @@ def usage_body(turn: Turn, policy: str, tariff: Tariff) -> dict[str, Any]:
     and the answer, as clients expect of a reasoning model. What else was spent, failed and dropped calls, is in `counterpoint`.
     """
     answered = turn.calls[-1] if turn.calls else None
-    signal = turn.spent("signal")
+    signal = turn.signal_written
     thinking = signal + (answered.thinking_tokens if answered else 0)
     prompt = answered.usage.prompt_tokens if answered else 0
     output = signal + (answered.usage.output_tokens if answered and answered.stage != "signal" else 0)
