@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -221,10 +220,6 @@ def make_app(gateway: Gateway) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def _no_route(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(ApiError(error.status_code, str(error.detail)).body, error.status_code, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def _bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse(ApiError(400, str(error)).body, 400)
 
     @app.exception_handler(LedgerError)
     async def _no_database(request: Request, error: LedgerError) -> JSONResponse:
