@@ -12,6 +12,23 @@ LOGPROB = -0.5
 """Of every token it says or is shown."""
 
 
+class StandingTime:
+    """Takes the place of `time.perf_counter`: time that stands still but in functions made to take some."""
+
+    def __init__(self, monkeypatch: Any):
+        self.now = 0.0
+        monkeypatch.setattr("time.perf_counter", lambda: self.now)
+
+    def taking(self, seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, but each call of it takes so many seconds."""
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            self.now += seconds
+            return function(*args, **kwargs)
+
+        return slow
+
+
 class FakePolicy:
     """Says what it is told to. Its tokens are the bytes of text, its only weight counts the updates.
 

@@ -15,8 +15,6 @@ from counterpoint.rl.types import Question
 from counterpoint.run import Run, read_metrics
 from counterpoint.tasks.base import Task
 
-TIMES = ("time", "seconds")
-
 QUESTIONS = tuple(Question(f"q{i}", f"{i}+{i + 1}", str(2 * i + 1), trace=f"{i}+{i + 1}={2 * i + 1}\n") for i in range(6))
 
 
@@ -89,7 +87,10 @@ def trained(recipe, pair=None, task=None, observe=lambda step, metrics, samples:
 
 
 def without_times(records):
-    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+    def is_time(name):
+        return name == "time" or name.startswith("seconds")
+
+    return [{name: value for name, value in record.items() if not is_time(name)} for record in records]
 
 
 def same(one, other):

@@ -15,7 +15,8 @@ from counterpoint.errors import ConfigError, DataError, TrainingError
 from counterpoint.rl.control import Constant
 from counterpoint.rl.state import State
 from counterpoint.rl.types import Question
-from fakes import FakePolicy
+from counterpoint.run import read_metrics
+from fakes import FakePolicy, StandingTime
 from pairs import QUESTIONS, grade_by_bytes, learner, tokenizer, toy_task, weights_of
 from single import dqo_recipe_in, tiny_critic, tiny_learner, trained_dqo
 
@@ -120,6 +121,19 @@ def test_what_a_response_cost_and_what_was_cut_off_or_empty_is_counted(tmp_path)
     assert result.metrics["response_tokens"] == (2 + 4 + 0) / 3
     assert result.metrics["responses_unfinished"] == pytest.approx(1 / 3)
     assert result.metrics["responses_empty"] == 2  # one of each of two questions
+
+
+@pytest.mark.parametrize("with_critic", [False, True])
+def test_the_time_of_a_step_is_told_by_phase(tmp_path, monkeypatch, with_critic):
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 1}, **({"critic": {"warmup_steps": 0}} if with_critic else {}))
+    policy, time = Heard(), StandingTime(monkeypatch)
+    policy.sample, policy.update = time.taking(1, policy.sample), time.taking(1000, policy.update)
+    diversity = Diversity(recipe.diversity, time.taking(100, load_diversity(recipe.diversity, policy, 4).embedder))
+    task, valued = toy_task(time.taking(10, grade_by_bytes)), tiny_critic() if with_critic else None
+    trained_dqo(recipe, fake(recipe, policy), valued, task, diversity=diversity)
+    [metrics] = read_metrics(tmp_path / "trial")
+    assert [metrics[f"seconds_{phase}"] for phase in ("sample", "score", "shape", "update")] == [1, 10, 100, 1000]
+    assert metrics["seconds"] == 1111
 
 
 def test_the_learning_rate_follows_its_schedule(tmp_path):

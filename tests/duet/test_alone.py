@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from counterpoint.duet import reward
 from counterpoint.duet.alone import alone_step
 from counterpoint.duet.train import train
 from counterpoint.errors import TrainingError
 from counterpoint.rl.control import LengthTarget
 from counterpoint.rl.state import State
-from counterpoint.run import Run
-from fakes import FakePolicy
+from counterpoint.run import Run, read_metrics
+from fakes import FakePolicy, StandingTime
 from pairs import QUESTIONS, grade_by_bytes, learner, recipe_in, same, tiny_pair, toy_task, weights_of
 
 SAID = ["a</think>1", "aa</think>\n\n22", "aaa"]
@@ -75,3 +76,18 @@ def test_the_light_model_stays_as_it_is(tmp_path):
     assert not same(pair[0], fresh[0])
     assert same(pair[1], fresh[1])
     assert all(torch.isfinite(weight).all() for weight in weights_of(pair[0]).values())
+
+
+def test_the_time_of_a_step_is_told_by_phase(tmp_path, monkeypatch):
+    recipe = recipe_in(tmp_path, run={"steps": 1}, light={"train": False})
+    capable = FakePolicy(lambda prompt, i: SAID[i])
+    time = StandingTime(monkeypatch)
+    capable.sample, capable.update = time.taking(1, capable.sample), time.taking(1000, capable.update)
+    monkeypatch.setattr(reward, "signal_reward", time.taking(100, reward.signal_reward))
+    pair = learner(capable, recipe.capable), learner(FakePolicy(), recipe.light)
+    with Run.create(recipe, "alone") as run:
+        task = toy_task(time.taking(10, grade_by_bytes))
+        train(run, *pair, task, lambda step, metrics, samples: None, pytest.fail, step_function=alone_step)
+    [metrics] = read_metrics(run.directory)
+    assert [metrics[f"seconds_{phase}"] for phase in ("sample", "score", "shape", "update")] == [1, 10, 100, 1000]
+    assert metrics["seconds"] == 1111

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from counterpoint.duet import reward
 from counterpoint.duet.alone import alone_step
 from counterpoint.duet.start import start_state
 from counterpoint.duet.train import duet_step, light_groups
@@ -14,7 +15,7 @@ from counterpoint.rl.control import LengthTarget
 from counterpoint.rl.state import NOT_FINITE_BEFORE_STOP, State
 from counterpoint.rl.types import Completion, Question
 from counterpoint.run import Run, read_metrics
-from fakes import FakePolicy
+from fakes import FakePolicy, StandingTime
 from pairs import QUESTIONS, grade_by_bytes, learner, recipe_in, same, tiny_pair, tokenizer, toy_task, trained, weights_of
 
 ADVANTAGES = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "separate")
@@ -124,6 +125,20 @@ def test_what_a_step_shows_is_counted_in_tokens_and_rewards(tmp_path):
         ("q0", "aa", [0.0, 1.0]),
         ("q1", "aa", [0.0, 1.0]),
     ]
+
+
+def test_the_time_of_a_step_is_told_by_phase(tmp_path, monkeypatch):
+    recipe = recipe_in(tmp_path, run={"steps": 1}, control={"kind": "constant", "value": 0.5})
+    pair, time = fake_pair(recipe), StandingTime(monkeypatch)
+    for one in pair:
+        policy = one.speaker.policy
+        policy.sample, policy.update = time.taking(1, policy.sample), time.taking(1000, policy.update)
+    monkeypatch.setattr(reward, "signal_reward", time.taking(100, reward.signal_reward))
+    trained(recipe, pair, toy_task(time.taking(10, lambda questions, responses: [i % 2 for i in range(len(responses))])))
+    [metrics] = read_metrics(tmp_path / "trial")
+    # signals, aided and unaided answers are sampled; the answers graded apart; both models updated
+    assert [metrics[f"seconds_{phase}"] for phase in ("sample", "score", "shape", "update")] == [3, 20, 100, 2000]
+    assert metrics["seconds"] == 2123
 
 
 # --- who learns from what

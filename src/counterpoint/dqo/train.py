@@ -16,6 +16,7 @@ from counterpoint.errors import ConfigError
 from counterpoint.policy.base import Saved
 from counterpoint.policy.critic import Critic
 from counterpoint.policy.prompting import respond
+from counterpoint.rl.clock import Clock
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled
 from counterpoint.rl.loop import Observer, Step, loop
@@ -67,19 +68,23 @@ def dqo_step(
     critic: Critic | None = None,
 ) -> tuple[Step, State]:
     """One step."""
+    clock = Clock()
     dqo, algorithm, alpha = recipe.dqo, recipe.algorithm, state.controller.value
     torch.manual_seed(seed_for(recipe.run.seed, "update", step))
     params = SamplingParams(dqo.max_tokens, dqo.temperature, entropies=diversity.by_token)
 
     # 1. Sample k responses a question.
     responses_Q_G = respond(policy.speaker, questions, dqo.samples, params, seed_for(recipe.run.seed, "responses", step))
+    clock.lap("sample")
 
     # 2. Score. A question with a response that could not be graded (and was to be skipped) leaves the step.
     rewards_Q_G, kept_rows, skipped = score_responses(task, questions, responses_Q_G, recipe.task.on_grader_error, step)
     questions, responses_Q_G = [questions[q] for q in kept_rows], [responses_Q_G[q] for q in kept_rows]
+    clock.lap("score")
 
     # 3. Shape: r_i + α · d_i, d_i what response i adds to the volume that its group spans.
     shaped_Q_G, shown = diversity.shape(responses_Q_G, rewards_Q_G, alpha)
+    clock.lap("shape")
 
     # 4. Advantage and update: the baseline is the group's, or a critic's.
     rate = scheduled(algorithm, step, recipe.run.steps)
@@ -88,12 +93,13 @@ def dqo_step(
     else:
         bonus = alpha if diversity.by_token else 0.0
         learned = learn(policy, responses_Q_G, shaped_Q_G, algorithm, params, rate=rate, entropy_bonus=bonus)
+    clock.lap("update")
 
     # 5. α answers to the quality that the step showed.
     reward = float(rewards_Q_G.mean())
     controller = state.controller.observe(reward, 0.0)
 
-    metrics = learned | shown | {
+    metrics = learned | shown | clock.laps | {
         "reward": reward,
         "shaped_reward": float(shaped_Q_G.mean()),
         "response_tokens": sum(len(c.tokens) for group in responses_Q_G for c in group) / rewards_Q_G.numel(),

@@ -17,6 +17,7 @@ from counterpoint.duet import reward
 from counterpoint.duet.infer import write_answers, write_signals
 from counterpoint.duet.start import check_room, start_state
 from counterpoint.errors import ConfigError, TrainingError
+from counterpoint.rl.clock import Clock
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled
 from counterpoint.rl.loop import Observer, Step, loop
@@ -88,6 +89,7 @@ def duet_step(
     diversity: Diversity | None = None,
 ) -> tuple[Step, State]:
     """One joint step."""
+    clock = Clock()
     duet, algorithm, multiplier = recipe.duet, recipe.algorithm, state.controller.value
     torch.manual_seed(seed_for(recipe.run.seed, "update", step))
     by_token = diversity is not None and diversity.by_token
@@ -109,6 +111,7 @@ def duet_step(
             light.speaker, questions, [[""]] * len(questions), duet.answers, answer_params,
             seed_for(recipe.run.seed, "unaided", step),
         )  # fmt: skip
+    clock.lap("sample")
 
     # 2. Score. A question with an answer that could not be graded (and was to be skipped) leaves the step.
     rewards_Q_G_A, skipped = score(task, questions, aided.completions, recipe.task.on_grader_error)
@@ -127,6 +130,7 @@ def duet_step(
     signals_Q_G = [signals_Q_G[q] for q in kept_rows]
     answers_Q_G_A = [aided.completions[q] for q in kept_rows]
     rewards_Q_G_A = rewards_Q_G_A[kept]
+    clock.lap("score")
 
     # 3. Shape: R_i = r_Mm(i) − r_m − λ · L_i / B, with DQO's α · d_i on r_Mm, and the KL to where M started.
     metrics: dict[str, float] = {}
@@ -139,6 +143,7 @@ def duet_step(
     shaped_Q_G = reward.signal_reward(
         worth_Q_G, lengths_Q_G, multiplier, duet.length_scale, unaided_Q[kept] if in_baseline and unaided_Q is not None else None
     )
+    clock.lap("shape")
 
     # 4. and 5. Advantages and updates: M learns from the shaped rewards of its signals, m from those of its aided answers.
     rate = scheduled(algorithm, step, recipe.run.steps)
@@ -152,12 +157,13 @@ def duet_step(
         groups, rewards = light_groups(answers_Q_G_A, rewards_Q_G_A, duet.light_groups)
         learned = learn(light, groups, rewards, algorithm, answer_params, rate=rate)
         metrics |= {f"light_{name}": value for name, value in learned.items()}
+    clock.lap("update")
 
     # 6. The multiplier answers to what the step showed.
     aided_accuracy, mean_length = float(aided_Q_G.mean()), float(lengths_Q_G.mean())
     controller = state.controller.observe(aided_accuracy, mean_length / duet.length_scale)
 
-    metrics |= {
+    metrics |= clock.laps | {
         "aided_accuracy": aided_accuracy,
         "capable_reward": float(shaped_Q_G.mean()),
         "signal_tokens": mean_length,
