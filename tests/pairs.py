@@ -17,6 +17,8 @@ from counterpoint.tasks.base import Task
 
 QUESTIONS = tuple(Question(f"q{i}", f"{i}+{i + 1}", str(2 * i + 1), trace=f"{i}+{i + 1}={2 * i + 1}\n") for i in range(6))
 
+TEST_QUESTIONS = tuple(Question(f"t{i}", f"{i}+{i + 3}", str(2 * i + 3)) for i in range(12))
+
 
 @cache
 def tokenizer():
@@ -38,8 +40,8 @@ def grade_one_by_bytes(question, response):
     return grade_by_bytes([question], [response])[0]
 
 
-def toy_task(grade=grade_by_bytes, questions=QUESTIONS):
-    return Task("toy", questions, (), grade)
+def toy_task(grade=grade_by_bytes, questions=QUESTIONS, test=()):
+    return Task("toy", questions, test, grade)
 
 
 def recipe_in(directory, **sections):

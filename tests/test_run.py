@@ -158,6 +158,7 @@ def test_restoring_drops_what_will_be_done_again(run):
     for step in range(1, 8):
         run.log(step, {"reward": step})
         run.sample(step, [{"signal": "one"}, {"signal": "two\nlines"}])
+        run.probe(step, [{"signal": "three"}, {"signal": "four"}])
         if step == 5:
             run.checkpoint(step, trained(step), {})
     with (run.directory / "metrics.jsonl").open("a") as file:
@@ -165,8 +166,9 @@ def test_restoring_drops_what_will_be_done_again(run):
     run.restore(policies())
     run.log(6, {"reward": 6})
     assert [record["step"] for record in read_metrics(run.directory)] == [1, 2, 3, 4, 5, 6]
-    samples = [json.loads(line) for line in (run.directory / "samples.jsonl").open()]
-    assert [row["step"] for row in samples] == [step for step in range(1, 6) for _ in range(2)]
+    for name in ("samples.jsonl", "probes.jsonl"):
+        rows = [json.loads(line) for line in (run.directory / name).open()]
+        assert [row["step"] for row in rows] == [step for step in range(1, 6) for _ in range(2)]
 
 
 def test_keeps_the_newest_checkpoints(tmp_path):
@@ -383,6 +385,7 @@ def test_what_a_recipe_cannot_hold_is_named(tmp_path):
 def test_a_run_that_failed_before_its_first_step_does_not_stand_in_the_way(tmp_path):
     with pytest.raises(TrainingError), Run.create(recipe(tmp_path), "duet"):
         raise TrainingError("the model's name was misspelt")
+    (tmp_path / "trial" / "probes.jsonl").write_text('{"step": 0}\n')  # written before the first step, whatever ended that
     again = Run.create(recipe(tmp_path), "duet")
     assert again.status == "running"
     with pytest.raises(RunError, match="there is a run"):  # it may be under way

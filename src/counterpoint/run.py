@@ -5,6 +5,7 @@
     status.json       running, stopped, failed or finished
     metrics.jsonl     one line a step
     samples.jsonl     what the models said, now and then
+    probes.jsonl      what a pair says to the same few test questions, at the start and at every checkpoint
     checkpoints/      step-000050/{capable,light}/ and state.json; the newest few
     models/           after the last step: {capable,light}/, for `from_pretrained`
     summary.json      the run in a few numbers
@@ -51,7 +52,7 @@ from counterpoint.model_card import model_card
 from counterpoint.policy.base import Policy, Saved
 
 CONFIG, INFO, STATUS, SUMMARY = "config.toml", "run.json", "status.json", "summary.json"
-METRICS, SAMPLES, STATE = "metrics.jsonl", "samples.jsonl", "state.json"
+METRICS, SAMPLES, PROBES, STATE = "metrics.jsonl", "samples.jsonl", "probes.jsonl", "state.json"
 CHECKPOINTS, MODELS, LOCK = "checkpoints", "models", "lock"
 OPTIMIZER = "optimizer.pt"
 
@@ -139,6 +140,11 @@ class Run:
         for row in rows:
             self._append(SAMPLES, {"step": step, **row})
 
+    def probe(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append what the models said to the questions that are asked again and again to probes.jsonl, a line a row."""
+        for row in rows:
+            self._append(PROBES, {"step": step, **row})
+
     def checkpoint(self, step: int, policies: Mapping[str, Saved], state: Mapping[str, Any]) -> Path:
         """Write a checkpoint, whole or not at all, then remove the oldest ones. `state` must fit into JSON.
 
@@ -168,7 +174,7 @@ class Run:
     def restore(self, policies: Mapping[str, Saved]) -> tuple[int, dict[str, Any]] | None:
         """Go on from the newest checkpoint: loads the policies and returns (step, state); None if there is no checkpoint.
 
-        What the run wrote after that step is dropped from metrics.jsonl and samples.jsonl, since it will be done again.
+        What the run wrote after that step is dropped from metrics.jsonl, samples.jsonl and probes.jsonl: it will be done again.
         Raises `RunError` if a file is damaged.
         """
         with self._writing(self.directory):
@@ -189,7 +195,7 @@ class Run:
                     "before it"
                 ) from error
         with self._writing(self.directory):
-            for name in (METRICS, SAMPLES):
+            for name in (METRICS, SAMPLES, PROBES):
                 truncate_after(self.directory / name, step)
         self._resumed_at = step
         self._start()
@@ -277,7 +283,7 @@ class Run:
 
 def never_began(directory: Path) -> bool:
     """Whether a folder is empty, or has no more than a run leaves that failed before its first step (a misspelt model, say)."""
-    if not {path.name for path in directory.iterdir()} <= {CONFIG, INFO, STATUS, LOCK}:
+    if not {path.name for path in directory.iterdir()} <= {CONFIG, INFO, STATUS, LOCK, PROBES}:
         return False
     status = directory / STATUS
     return is_empty(directory) or (status.is_file() and read_json(status).get("status") in ("failed", "stopped"))

@@ -3,7 +3,7 @@
 import pytest
 
 from counterpoint.run import Run
-from pairs import recipe_in, same, trained
+from pairs import TEST_QUESTIONS, recipe_in, same, toy_task, trained
 
 
 class Stopped(Exception):
@@ -30,7 +30,8 @@ def settings(advantage="dr_grpo", **control):
     ids=["length_target", "accuracy_floor", "before the first checkpoint", "before a checkpoint was written"],
 )
 def test_a_run_that_was_interrupted_and_resumed_equals_an_unbroken_one(tmp_path, chosen, stop_at):
-    unbroken, expected, final = trained(recipe_in(tmp_path / "unbroken", **chosen))
+    task = toy_task(test=TEST_QUESTIONS)
+    unbroken, expected, final = trained(recipe_in(tmp_path / "unbroken", **chosen), task=task)
 
     def observe(step, metrics, samples):
         if step == stop_at:
@@ -38,17 +39,18 @@ def test_a_run_that_was_interrupted_and_resumed_equals_an_unbroken_one(tmp_path,
 
     recipe = recipe_in(tmp_path / "broken", **chosen)
     with pytest.raises(Stopped):
-        trained(recipe, observe=observe)
+        trained(recipe, task=task, observe=observe)
     run = Run.open(tmp_path / "broken" / "trial")
     # checkpoints are every two steps, written after the observer was told: step `stop_at` is always done again
-    resumed, metrics, state = trained(recipe, run=run)
+    resumed, metrics, state = trained(recipe, task=task, run=run)
     assert metrics == expected
     assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5]
     assert state == final
     for one, other in zip(unbroken, resumed, strict=True):
         assert same(one, other)
-    samples = [(tmp_path / name / "trial" / "samples.jsonl").read_text() for name in ("unbroken", "broken")]
-    assert samples[0] == samples[1]
+    for file in ("samples.jsonl", "probes.jsonl"):
+        said, said_again = ((tmp_path / name / "trial" / file).read_text() for name in ("unbroken", "broken"))
+        assert said == said_again
 
 
 def test_a_finished_run_resumed_changes_nothing(tmp_path):

@@ -42,6 +42,13 @@ def test_training_questions_are_those_of_train():
     assert made.training_questions() == made.train
 
 
+def test_evaluated_questions_are_those_of_test_up_to_a_limit():
+    made = task(questions("one", prefix="train"), questions("two", "three", "four", prefix="test"))
+    assert made.evaluated_questions(None) == made.evaluated_questions(3) == list(made.test)
+    assert made.evaluated_questions(2) == take(made.test, 2)
+    assert task(questions("one"), []).evaluated_questions(2) == []
+
+
 def test_repeated_ids_are_an_error_that_names_one():
     with pytest.raises(DataError, match="1 ids are used more than once, the first is 'q0'"):
         task(questions("one"), questions("two"))

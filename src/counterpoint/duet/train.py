@@ -15,6 +15,7 @@ from counterpoint.config import DuetRecipe, of_kind
 from counterpoint.dqo.shape import Diversity, alpha_controller
 from counterpoint.duet import reward
 from counterpoint.duet.infer import write_answers, write_signals
+from counterpoint.duet.probe import probe
 from counterpoint.duet.start import check_room, start_state
 from counterpoint.errors import ConfigError, TrainingError
 from counterpoint.rl.clock import Clock
@@ -75,7 +76,10 @@ def train(
             return step_function(step, batch, capable, light, task, recipe, state)
         return duet_step(step, batch, capable, light, task, recipe, state, diversity)
 
-    return loop(run, trained, start, take_step, observe, warn)
+    def probe_pair() -> list[dict[str, Any]]:
+        return probe(capable.speaker, light.speaker, task, recipe) if step_function is None else []
+
+    return loop(run, trained, start, take_step, observe, warn, probe_pair)
 
 
 def duet_step(

@@ -27,7 +27,7 @@ from counterpoint.evaluate.results import Evaluation, Measured, Measures, summar
 from counterpoint.files import write_text
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.types import Question
-from counterpoint.tasks.base import Task, take
+from counterpoint.tasks.base import Task
 from counterpoint.tasks.graders import extractor_of, grade_all
 
 EVALUATION, SAMPLES = "evaluation.json", "evaluation_samples.jsonl"
@@ -128,7 +128,7 @@ def questions_of(task: Task, recipe: Recipe) -> list[Question]:
         raise DataError(
             f"task {task.name!r} has no test questions to evaluate on; give it some, or set test_share in its options"
         )
-    return take(task.test, recipe.evaluation.questions)
+    return task.evaluated_questions(recipe.evaluation.questions)
 
 
 def measure_into(

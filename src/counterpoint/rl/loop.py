@@ -31,14 +31,18 @@ def loop(
     take_step: Callable[[int, State], tuple[Step, State]],
     observe: Observer,
     warn: Callable[[str], None],
+    probe: Callable[[], list[dict[str, Any]]] = list,
 ) -> State:
     """Take a run's steps from where its directory stands to the last one. Returns the final state.
 
     `trained` are the models that a checkpoint holds, by role; `start` makes the state of a run that has no checkpoint yet.
+    `probe` says what the models do as they stand, in rows for probes.jsonl; it must leave them, and what they learn, alone.
     """
     settings = run.recipe.run
     restored = run.restore(trained)
     first, state = (restored[0], State.from_dict(restored[1])) if restored else (0, start())
+    if restored is None:
+        run.probe(0, probe())
     for step in range(first, settings.steps):
         began = time.perf_counter()
         result, state = take_step(step, state)
@@ -50,6 +54,8 @@ def loop(
         observe(step + 1, metrics, result.samples)
         check_progress(state, warn)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+            # before the checkpoint: if the run is killed between the two, it resumes before this step and drops these rows
+            run.probe(step + 1, probe())
             run.checkpoint(step + 1, trained, state.to_dict())
     check_end(state, warn)
     return state

@@ -67,6 +67,10 @@ class Task:
             "testing and train on the rest."
         )
 
+    def evaluated_questions(self, limit: int | None) -> list[Question]:
+        """The test questions that an evaluation asks, at most `limit`: every evaluation of a run the same."""
+        return take(self.test, limit)
+
 
 def split_questions(questions: Sequence[Question], test_share: float, seed: int) -> tuple[list[Question], list[Question]]:
     """(train, test) of a data set that has one split only, each in its old order.
