@@ -34,10 +34,10 @@ class Asked(FakePolicy):
         return super().sample(prompts, n, params, seed)
 
 
-def fake_pair(recipe, light_context_length=96):
+def fake_pair(recipe, light_context_length=96, capable_context_length=96):
     capable = Asked(lambda prompt, i: "aa</think>")
     light = Asked(lambda prompt, i: "helped" if "aa" in tokenizer().decode(list(prompt)) else "alone")
-    return learner(capable, recipe.capable), learner(light, recipe.light, light_context_length)
+    return learner(capable, recipe.capable, capable_context_length), learner(light, recipe.light, light_context_length)
 
 
 def probed(recipe, pair, task):
@@ -95,13 +95,18 @@ def test_a_question_that_is_too_long_for_either_model_is_passed_over(tmp_path):
     recipe = recipe_in(tmp_path)
     task = toy_task(test=[LONG, *TEST_QUESTIONS])
     assert [row["question"] for row in probed(recipe, fake_pair(recipe), task)] == [f"t{i}" for i in range(8)]
-    assert probed(recipe, fake_pair(recipe, light_context_length=8), task) == []
-    # the prompt of m that has just room has it for no signal
-    needed = len(fake_pair(recipe)[1].speaker.renderer.answer_prompt(TEST_QUESTIONS[0].text, "", 8).tokens) + 8
-    short = toy_task(test=TEST_QUESTIONS[:1])
-    [row] = probed(recipe, fake_pair(recipe, light_context_length=needed), short)
-    assert (row["aided"], row["signal"]) == ("alone", "aa")
-    assert probed(recipe, fake_pair(recipe, light_context_length=needed - 1), short) == []
+
+
+def test_a_question_needs_room_for_a_signal_in_one_model_and_for_an_answer_in_the_other(tmp_path):
+    recipe, asked = recipe_in(tmp_path), TEST_QUESTIONS[0].text
+    capable, light = (one.speaker.renderer for one in fake_pair(recipe))
+    for_light = len(light.answer_prompt(asked, "", 8).tokens) + 8
+    for_capable = len(capable.signal_prompt(asked, 12)) + 12
+    task = toy_task(test=TEST_QUESTIONS[:1])
+    [row] = probed(recipe, fake_pair(recipe, for_light, for_capable), task)
+    assert (row["signal"], row["aided"]) == ("aa", "alone")  # m's room was just that of an answer, the signal had none
+    assert probed(recipe, fake_pair(recipe, for_light - 1, for_capable), task) == []
+    assert probed(recipe, fake_pair(recipe, for_light, for_capable - 1), task) == []
 
 
 def test_without_test_questions_that_fit_nobody_is_asked(tmp_path):
