@@ -33,7 +33,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from counterpoint.gateway.keys import add_key
+from counterpoint.gateway.access.keys import add_key
 
 HERE = Path(__file__).parent
 ROLES = ("capable", "light")

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from counterpoint.gateway.keys import Limits
+from counterpoint.gateway.access.keys import Limits
 from gateway.serving import until
 from gateway.whole import booked, events, is_error, new_key, spoken
 

@@ -14,11 +14,11 @@ import openai
 import pytest
 
 from counterpoint.gateway import respond, server
-from counterpoint.gateway.chat import CONTROL, NOTES_CLOSE, NOTES_OPEN, in_its_place
-from counterpoint.gateway.keys import Limits, revoke_key
-from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway.access.keys import Limits, revoke_key
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.types import Piece
+from counterpoint.gateway.upstreams.chat import CONTROL, NOTES_CLOSE, NOTES_OPEN, in_its_place
 from gateway.scripted import Scripted, words
 from gateway.serving import serving, until
 from gateway.whole import booked, events, is_error, new_key, over, spoken

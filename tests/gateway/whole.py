@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from counterpoint.gateway.keys import Limits, add_key
-from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway.access.keys import Limits, add_key
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.types import Role
-from counterpoint.gateway.upstream import HttpUpstream
+from counterpoint.gateway.upstreams.http import HttpUpstream
 from gateway.serving import Served, config_of, serving
 
 QUICK = {"connect_seconds": 1.0, "first_token_seconds": 0.25, "total_seconds": 3.0, "retries": 1, "breaker_failures": 1000}

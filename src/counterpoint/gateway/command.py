@@ -125,7 +125,7 @@ def of_run(directory: Path) -> dict[str, Any]:
 
 def gateway_of(config: GatewayConfig) -> Any:
     """The gateway of the settings, with its models loaded."""
-    from counterpoint.gateway.ledger import Ledger
+    from counterpoint.gateway.access.ledger import Ledger
     from counterpoint.gateway.policies import Pair
     from counterpoint.gateway.server import Gateway
 
@@ -137,12 +137,12 @@ def gateway_of(config: GatewayConfig) -> Any:
 def upstream(role: Role, config: UpstreamConfig) -> Upstream:
     """A model behind a URL, or one loaded here."""
     if config.url:
-        from counterpoint.gateway.upstream import HttpUpstream
+        from counterpoint.gateway.upstreams.http import HttpUpstream
 
         return HttpUpstream(role, config)
     from transformers.utils import logging
 
-    from counterpoint.gateway.local import LocalUpstream
+    from counterpoint.gateway.upstreams.local import LocalUpstream
 
     logging.disable_progress_bar()
     return LocalUpstream(role, config)

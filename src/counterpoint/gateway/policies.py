@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
 from counterpoint.gateway.api import Delta
-from counterpoint.gateway.scan import Until
 from counterpoint.gateway.types import Ask, Message, Piece, Role, Sampling, Stage, Upstream, UpstreamError, Usage
+from counterpoint.gateway.upstreams.scan import Until
 
 CHARACTERS_A_TOKEN = 4
 SHARE_OF_ANSWER = 4

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from counterpoint.errors import LedgerError
+from counterpoint.gateway.access.ledger import Admission
 from counterpoint.gateway.api import DONE, ApiError, ChatRequest, Chunks, Delta, PolicyName, Whole, error_event
-from counterpoint.gateway.ledger import Admission
 from counterpoint.gateway.logs import log, log_failure
 from counterpoint.gateway.policies import POLICIES, Turn
 from counterpoint.gateway.tracing import trace_turn

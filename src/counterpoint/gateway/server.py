@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from counterpoint.errors import LedgerError
+from counterpoint.gateway.access.ledger import Admission, Ledger, Refused
 from counterpoint.gateway.api import SERVED, ApiError, ChatRequest, ErrorBody, PolicyName, parse
 from counterpoint.gateway.config import LOOPBACK, GatewayConfig
 from counterpoint.gateway.gate import Gate
-from counterpoint.gateway.ledger import Admission, Ledger, Refused
 from counterpoint.gateway.logs import log, log_failure
 from counterpoint.gateway.metrics import Metrics
 from counterpoint.gateway.page import page_response

@@ -17,7 +17,16 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from counterpoint.errors import LedgerError
-from counterpoint.gateway.database import COST_UNITS, ONLY_READS, TOKEN_COLUMNS, failure, hash_of, keys, open_database, usage
+from counterpoint.gateway.access.database import (
+    COST_UNITS,
+    ONLY_READS,
+    TOKEN_COLUMNS,
+    failure,
+    hash_of,
+    keys,
+    open_database,
+    usage,
+)
 
 LONGEST_NAME = 64
 LARGEST_LIMIT = 10**9

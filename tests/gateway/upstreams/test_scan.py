@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterpoint.gateway.scan import Until
+from counterpoint.gateway.upstreams.scan import Until
 
 
 def test_text_passes_up_to_the_marker_and_no_further():

@@ -7,8 +7,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from counterpoint.gateway.completion import BadCompletion, Completion, first_listed
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, Usage
+from counterpoint.gateway.upstreams.completion import BadCompletion, Completion, first_listed
 
 
 def completion(n: int = 1, max_tokens: int = 8, logprobs: bool = False) -> Completion:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from counterpoint.errors import ConfigError
-from counterpoint.gateway import upstream
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, UpstreamError, Usage
-from counterpoint.gateway.upstream import HttpUpstream
+from counterpoint.gateway.upstreams import http
+from counterpoint.gateway.upstreams.http import HttpUpstream
 
 ASK = Ask("alone", (Message("user", "hello there"),), max_tokens=32)
 TEXT = "".join(f" w{number}" for number in range(32))
@@ -29,7 +29,7 @@ BOUND = 4.0
 
 @pytest.fixture(autouse=True)
 def no_waits_between_tries(monkeypatch):
-    monkeypatch.setattr(upstream, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr(http, "backoff", lambda attempt: 0.0)
 
 
 def model(url: str, **config: Any) -> HttpUpstream:
@@ -365,7 +365,7 @@ def test_no_more_tries_than_the_config_allows(misbehaving):
 
 
 def test_waits_count_in_the_time_of_the_stage(misbehaving, monkeypatch):
-    monkeypatch.setattr(upstream, "backoff", lambda attempt: 0.3)
+    monkeypatch.setattr(http, "backoff", lambda attempt: 0.3)
     _, error = fault(misbehaving.url("broken"), total_seconds=0.5, retries=9, breaker_failures=99)
     assert error.kind == "server"
     assert misbehaving.count("broken")["requests"] == 2

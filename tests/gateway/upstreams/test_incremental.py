@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tiny_models
-from counterpoint.gateway.incremental import Choice, GrowingText, Thinking, first_stop
+from counterpoint.gateway.upstreams.incremental import Choice, GrowingText, Thinking, first_stop
 from counterpoint.policy.rollout import cut_at_stop
 from counterpoint.rl.types import Completion
 

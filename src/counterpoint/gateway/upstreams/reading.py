@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import aiohttp
 
-from counterpoint.gateway.completion import BadCompletion, Completion, excerpt
-from counterpoint.gateway.sse import EventSplitter
 from counterpoint.gateway.types import Piece
+from counterpoint.gateway.upstreams.completion import BadCompletion, Completion, excerpt
+from counterpoint.gateway.upstreams.sse import EventSplitter
 
 SETTLE_SECONDS = 1.0
 """For usage and [DONE] once every choice has ended."""

@@ -16,8 +16,8 @@ from counterpoint.config import EvaluationConfig, ModelConfig
 from counterpoint.duet.infer import answer_alone, write_answers, write_signals
 from counterpoint.errors import ConfigError, CounterpointError, DataError, ModelError
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.incremental import Choice
 from counterpoint.gateway.types import Ask, ErrorKind, Message, Piece, Role, Sampling, UpstreamError, Usage
+from counterpoint.gateway.upstreams.incremental import Choice
 from counterpoint.policy.load import BUILTIN, load_policy
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker

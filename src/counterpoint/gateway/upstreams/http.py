@@ -13,13 +13,13 @@ import aiohttp
 from yarl import URL
 
 from counterpoint.errors import ConfigError
-from counterpoint.gateway.breaker import Breaker, State
-from counterpoint.gateway.chat import body_of
-from counterpoint.gateway.completion import EXCERPT, BadCompletion, Completion, excerpt, first_listed, status_kind
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.reading import Limits, read_body, read_pieces
-from counterpoint.gateway.retry import backoff, retry_after
 from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, UpstreamError, Usage
+from counterpoint.gateway.upstreams.breaker import Breaker, State
+from counterpoint.gateway.upstreams.chat import body_of
+from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, excerpt, first_listed, status_kind
+from counterpoint.gateway.upstreams.reading import Limits, read_body, read_pieces
+from counterpoint.gateway.upstreams.retry import backoff, retry_after
 
 RETRIED: tuple[ErrorKind, ...] = ("connect", "rate_limit", "server")
 KEPT_SECONDS = 4.0
