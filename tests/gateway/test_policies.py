@@ -160,6 +160,25 @@ def test_a_text_without_an_opening_tag_is_all_answer(text):
     assert say("capable", Pair(Scripted("capable", script), Scripted("light", [])), turn()) == ("", text)
 
 
+def test_alone_a_stop_string_ends_the_answer_and_never_the_thinking():
+    script = [Piece(text=text, tokens=1) for text in ("<think>a.", "b</think>", "4", ".", " or 5")]
+    pair = Pair(capable := Scripted("capable", [*script, None]), Scripted("light", []))
+    deltas = asyncio.run(_deltas("capable", pair, asked := turn(sampling=Sampling(stop=(".",)))))
+    assert ("".join(d.reasoning for d in deltas), "".join(d.content for d in deltas)) == ("a.b", "4")
+    assert deltas[-1].finish == "stop"
+    assert capable.asks[0].sampling.stop == ()  # a server would end the thinking at it
+    assert (capable.open, asked.calls[0].usage.output_tokens) == (0, 4)  # the rest was not waited for
+
+
+def test_a_choice_that_stopped_waits_for_the_others_and_then_for_no_more():
+    script = [Piece(0, "4.", tokens=1), Piece(1, "f", tokens=1), Piece(0, "no", tokens=1), Piece(1, "our", tokens=1)]
+    ends = [Piece(1, finish="length"), None]
+    pair = Pair(Scripted("capable", [*script, *ends]), Scripted("light", []))
+    deltas = asyncio.run(_deltas("capable", pair, turn(sampling=Sampling(stop=(".",), n=2))))
+    said = {index: "".join(d.content for d in deltas if d.index == index) for index in (0, 1)}
+    assert (said, {d.index: d.finish for d in deltas if d.finish}) == ({0: "4", 1: "four"}, {0: "stop", 1: "length"})
+
+
 @pytest.mark.parametrize("stage", ["capable", "light"])
 def test_a_listener_that_goes_away_stops_the_model_and_what_it_wrote_is_counted(stage):
     hang = [Piece(text="a", tokens=1), None]

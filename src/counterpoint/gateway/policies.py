@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
+from counterpoint.duet.signal import SIGNAL_CLOSE
 from counterpoint.gateway.api import Delta
 from counterpoint.gateway.types import Ask, Message, Piece, Role, Sampling, Stage, Upstream, UpstreamError, Usage
 from counterpoint.gateway.upstreams.scan import Until
+from counterpoint.gateway.upstreams.thinking import Opening, Stopped
 
 CHARACTERS_A_TOKEN = 4
 SHARE_OF_ANSWER = 4
@@ -161,16 +162,33 @@ def ask_answer(turn: Turn, signal: str, logprobs: bool = False) -> Ask:
 
 
 async def alone(model: Upstream, turn: Turn) -> AsyncGenerator[Delta, None]:
-    """One model's reasoning and answer in one go, told apart."""
-    budget = turn.signal_tokens + turn.answer_tokens
-    ask = Ask("alone", turn.messages, min(budget, turn.total_tokens or budget), turn.sampling)
-    parts = [ThinkingApart() for _ in range(turn.sampling.n)]
+    """One model's reasoning and answer in one go, told apart.
+
+    The client's stop strings are for the answer, and a server would end the reasoning at them too: they are looked for here, and
+    the request ends once no choice goes on.
+    """
+    budget, n = turn.signal_tokens + turn.answer_tokens, turn.sampling.n
+    ask = Ask("alone", turn.messages, min(budget, turn.total_tokens or budget), replace(turn.sampling, stop=()))
+    parts, writing = [Stopped(turn.sampling.stop) for _ in range(n)], set(range(n))
     async with aclosing(call(model, ask, turn)) as pieces:
         async for piece in pieces:
-            thought, said = parts[piece.index].feed(piece.text, over=piece.finish is not None)
-            if piece.thinking or thought:
-                turn.calls[-1].thinking_tokens += piece.tokens
-            yield Delta(piece.thinking + thought, said, piece.index, piece.finish)
+            part = parts[piece.index]
+            if piece.finish:
+                writing.discard(piece.index)
+            if not part.found:
+                yield _split(piece, part, turn.calls[-1])
+            if writing and all(parts[index].found for index in writing):
+                break
+
+
+def _split(piece: Piece, part: Stopped, record: Call) -> Delta:
+    thought, said = part.feed(piece.text)
+    if piece.finish:
+        more_thought, more_said = part.end(finished=piece.finish == "stop")
+        thought, said = thought + more_thought, said + more_said
+    if piece.thinking or thought:
+        record.thinking_tokens += piece.tokens
+    return Delta(piece.thinking + thought, said, piece.index, "stop" if part.found else piece.finish)
 
 
 def spoken(piece: Piece) -> Delta:
@@ -243,54 +261,6 @@ def stand_in(role: Role, pair: Pair, turn: Turn, error: UpstreamError) -> None:
     if not pair.fallback or turn.fallback or error.kind == "rejected":
         raise error
     turn.fallback = role
-
-
-class Opening:
-    """Takes the opening tag from the beginning of a text that comes in pieces, for models that write it themselves."""
-
-    def __init__(self) -> None:
-        self.held = ""
-        """The text so far, while it is open whether it begins with the tag."""
-        self.found = self.over = False
-
-    def feed(self, text: str) -> str:
-        """What is known not to belong to the tag."""
-        if self.over:
-            return text
-        self.held += text
-        start = self.held.lstrip()
-        self.found = start.startswith(SIGNAL_OPEN)
-        inside = start[len(SIGNAL_OPEN) :].lstrip("\n")
-        if SIGNAL_OPEN.startswith(start) or (self.found and not inside):
-            return ""
-        self.over = True
-        return inside if self.found else self.held
-
-    def end(self) -> str:
-        """What was held back: no more text comes."""
-        over, self.over = self.over, True
-        return "" if over or self.found else self.held
-
-
-class ThinkingApart:
-    """Splits a model's text at its closing tag, where a server that does not do so sends both as one text."""
-
-    def __init__(self) -> None:
-        self.opening, self.until, self.thinking = Opening(), Until(SIGNAL_CLOSE), True
-
-    def feed(self, text: str, over: bool) -> tuple[str, str]:
-        """The reasoning and the answer in `text`; `over`: no more comes."""
-        if not self.thinking:
-            return "", text
-        text = self.opening.feed(text) + (self.opening.end() if over else "")
-        if not self.opening.found:
-            self.thinking = not self.opening.over
-            return "", text
-        thought = self.until.feed(text)
-        if self.until.found:
-            self.thinking = False
-            return thought, self.until.rest.lstrip("\n")
-        return thought + (self.until.end() if over else ""), ""
 
 
 def confidence(pieces: list[Piece]) -> float | None:

@@ -2,13 +2,13 @@
 
 
 class Until:
-    """Passes text on up to a marker.
+    """Passes text on up to the first of some markers; without any, all of it.
 
-    What could be the beginning of the marker is held back until the next piece decides.
+    What could be the beginning of a marker is held back until the next piece decides.
     """
 
-    def __init__(self, marker: str):
-        self.marker = marker
+    def __init__(self, *markers: str):
+        self.markers = markers
         self.held = ""
         self.found = False
         self.rest = ""
@@ -18,24 +18,27 @@ class Until:
         """The part of what is known so far that is surely before the marker and was not passed on yet."""
         if self.found:
             return ""
-        before, marker, after = (self.held + text).partition(self.marker)
-        if marker:
-            self.found, self.held, self.rest = True, "", after
-            return before
-        start = self._start(before)
-        self.held = before[start:]
-        return before[:start]
+        text = self.held + text
+        found = [(at, marker) for marker in self.markers if (at := text.find(marker)) >= 0]
+        if found:
+            at, marker = min(found)
+            self.found, self.held, self.rest = True, "", text[at + len(marker) :]
+            return text[:at]
+        start = min((_begun(text, marker) for marker in self.markers), default=len(text))
+        self.held = text[start:]
+        return text[:start]
 
     def end(self) -> str:
         """What was held back: no more text comes, so it was no marker."""
         held, self.held = self.held, ""
         return held
 
-    def _start(self, text: str) -> int:
-        """Where at the end of the text the marker may have begun; its length if nowhere."""
-        start = text.find(self.marker[0], max(0, len(text) - len(self.marker) + 1))
-        while start >= 0:
-            if self.marker.startswith(text[start:]):
-                return start
-            start = text.find(self.marker[0], start + 1)
-        return len(text)
+
+def _begun(text: str, marker: str) -> int:
+    """Where at the end of the text the marker may have begun; its length if nowhere."""
+    start = text.find(marker[0], max(0, len(text) - len(marker) + 1))
+    while start >= 0:
+        if marker.startswith(text[start:]):
+            return start
+        start = text.find(marker[0], start + 1)
+    return len(text)
