@@ -8,7 +8,9 @@ import pytest
 from counterpoint.gateway.api import Delta
 from counterpoint.gateway.policies import POLICIES, Pair, Turn
 from counterpoint.gateway.types import Message, Piece, Sampling, UpstreamError, Usage
+from counterpoint.gateway.usage import Tariff, usage_body
 from gateway.scripted import Scripted, broken, words
+from gateway.serving import config_of
 
 
 def turn(**changes) -> Turn:
@@ -196,6 +198,18 @@ def test_a_listener_that_goes_away_stops_the_model_and_what_it_wrote_is_counted(
 
     asyncio.run(leave())
     assert (pair.capable.open, pair.light.open) == (0, 0)
-    assert (asked.calls[-1].usage.prompt_tokens, asked.calls[-1].guessed) == (2, True)  # never nothing: "2+2?" was read
+    assert (asked.calls[-1].usage.prompt_tokens, asked.calls[-1].estimated) == (2, True)  # never nothing: "2+2?" was read
     assert asked.calls[-1].role == stage
     assert asked.calls[-1].usage.output_tokens == 1
+
+
+COUNTED = Usage(0, 1, estimated=True)
+
+
+@pytest.mark.parametrize("said", [COUNTED, UpstreamError("capable", "timeout", "late", COUNTED)])
+def test_a_prompt_that_the_model_did_not_say_is_estimated_and_so_it_says(said):
+    pair = Pair(Scripted("capable", [Piece(text="a", tokens=1), said]), Scripted("light", words("4")))
+    say("duet", pair, asked := turn())
+    assert [(call.usage, call.estimated) for call in asked.calls] == [(Usage(2, 1), True), (Usage(5, 1), False)]
+    usage = usage_body(asked, "duet", Tariff.of(config_of()))["counterpoint"]
+    assert (usage["estimated"], [call["estimated"] for call in usage["calls"]]) == (True, [True, False])

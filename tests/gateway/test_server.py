@@ -11,7 +11,7 @@ import pytest
 
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.server import Gateway
-from counterpoint.gateway.types import Message, Piece
+from counterpoint.gateway.types import Message, Piece, Usage
 from gateway.scripted import Scripted, broken, words
 from gateway.serving import config_of, serving, until
 
@@ -226,6 +226,15 @@ def test_ready_means_that_there_is_a_model_to_answer(fallback, status):
 def test_a_request_id_is_the_clients_if_it_is_one(given, echoed):
     with serving(pair()) as served:
         assert (served.post({"messages": QUESTION}, **{"x-request-id": given})[2]["x-request-id"] == given) == echoed
+
+
+def test_tokens_that_are_estimated_are_metered_as_such():
+    script = [Piece(text="two", tokens=1), Usage(0, 1, estimated=True)]
+    with serving(pair(capable=[script])) as served:
+        served.post({"messages": QUESTION})
+        metrics = served.get("/metrics")[1]
+    assert 'counterpoint_estimated_tokens_total{direction="input",role="capable",stage="signal"} 2.0' in metrics
+    assert 'counterpoint_estimated_tokens_total{direction="output",role="light"' not in metrics
 
 
 @pytest.mark.parametrize("shown", [False, True])

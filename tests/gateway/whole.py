@@ -17,13 +17,15 @@ from gateway.serving import Served, config_of, serving
 
 QUICK = {"connect_seconds": 1.0, "first_token_seconds": 0.25, "total_seconds": 3.0, "retries": 1, "breaker_failures": 1000}
 """Limits that let a test wait for them."""
+TELLING = {"extra": {"stream_options": {"continuous_usage_stats": True}}}
+"""A server says its usage all along, so that of a call that broke off it is known to the token."""
 COLUMNS = ("capable_input", "capable_output", "light_input", "light_output")
 
 
 @contextlib.contextmanager
 def over(capable: str, light: str, database: Path | None = None, signal: str = "thinking", **sections: Any) -> Iterator[Served]:
     """A gateway over two URLs; `signal`: where it stands, for both."""
-    places = {role: {"url": url, "signal": signal, **QUICK} for role, url in (("capable", capable), ("light", light))}
+    places = {role: {"url": url, "signal": signal, **QUICK, **TELLING} for role, url in (("capable", capable), ("light", light))}
     config = config_of(**places, **sections)
     pair = Pair(HttpUpstream("capable", config.capable), HttpUpstream("light", config.light), config.routing.fallback)
     with serving(pair, Ledger(f"sqlite:///{database}") if database else None, **places, **sections) as served:

@@ -37,8 +37,8 @@ class Call:
     """The kind of the error that ended it."""
     thinking_tokens: int = 0
     """Of a model alone: those before its answer."""
-    guessed: bool = False
-    """Whether the number of prompt tokens is a guess, since the call was ended before the model said it."""
+    estimated: bool = False
+    """Whether its usage is, since the model did not say it: its output is what came, without what it thought and did not show."""
 
 
 @dataclass
@@ -142,6 +142,7 @@ async def signal_by(model: Upstream, turn: Turn) -> AsyncGenerator[str, None]:
             if text:
                 yield text
             if until.found:
+                ask.known.over = True
                 break
     if rest := until.feed(opening.end()) + until.end():
         yield rest
@@ -200,7 +201,7 @@ async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, N
     """The pieces of one call. What it took is in the turn, however it ends: by itself, by an error, or since nobody listens."""
     record = Call(model.role, ask.stage, model.name)
     turn.calls.append(record)
-    began, counted, said, ended = time.monotonic(), 0, None, False
+    began, counted, said = time.monotonic(), 0, None
     try:
         async with aclosing(model.stream(ask)) as pieces:
             async for piece in pieces:
@@ -211,23 +212,27 @@ async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, N
                     record.first_seconds = time.monotonic() - began
                 counted += piece.tokens
                 yield piece
-        ended = True
     except UpstreamError as error:
-        record.error, said, ended = error.kind, error.usage, True
+        record.error, said = error.kind, error.usage
         raise
     finally:
-        if not ended:  # by us: what the model had not said yet is counted, or guessed
-            known = ask.known.usage
-            record.guessed = known.prompt_tokens == 0
-            said = Usage(known.prompt_tokens or guessed_tokens(ask), max(known.output_tokens, counted))
-        record.usage = said or Usage(0, counted)
+        record.usage = said or _cut_short(ask.known.usage, counted)
+        if record.usage.estimated and not record.usage.prompt_tokens:
+            record.usage = replace(record.usage, prompt_tokens=guessed_tokens(ask))
+        record.estimated = record.usage.estimated
         record.seconds = time.monotonic() - began
         record.model = model.name
 
 
+def _cut_short(known: Usage, counted: int) -> Usage:
+    """Of a call that we ended."""
+    estimated = known.estimated or not known.prompt_tokens
+    return Usage(known.prompt_tokens, max(known.output_tokens, counted), estimated)
+
+
 def guessed_tokens(ask: Ask) -> int:
-    """Of a prompt whose model was not heard to the end: four characters a token, as English has about."""
-    return sum(len(message.content) for message in ask.messages) // CHARACTERS_A_TOKEN + 1
+    """Of a prompt whose model did not say it: four characters a token, as English has about."""
+    return sum(map(len, (*(message.content for message in ask.messages), ask.signal))) // CHARACTERS_A_TOKEN + 1
 
 
 async def one_of(

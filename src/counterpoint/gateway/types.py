@@ -37,13 +37,18 @@ class Usage:
 
     prompt_tokens: int = 0
     output_tokens: int = 0
+    estimated: bool = field(default=False, compare=False)
+    """Whether the model did not say all of it: then output is counted by what came, and a prompt of 0 is not known."""
 
 
 @dataclass
 class Known:
-    """What a model has said of its usage so far: all there is of it if the call is ended before its end."""
+    """What caller and model know of each other if the call is ended before its end."""
 
     usage: Usage = field(default_factory=Usage)
+    """So far, as the model said or as was counted."""
+    over: bool = False
+    """The caller has all that it asked for; one that is about to end by itself may be waited for: it then says its usage."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime
 
 import aiohttp
@@ -17,7 +17,7 @@ from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, UpstreamError, Usage
 from counterpoint.gateway.upstreams.breaker import Breaker, State
 from counterpoint.gateway.upstreams.chat import body_of
-from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, excerpt, first_listed, status_kind
+from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, Listed, excerpt, listed, status_kind
 from counterpoint.gateway.upstreams.reading import Limits, read_body, read_pieces
 from counterpoint.gateway.upstreams.retry import backoff, retry_after
 
@@ -27,6 +27,8 @@ KEPT_SECONDS = 4.0
 LONGEST_WAIT = 10.0
 """A server that asks for more patience than this is not asked again: the other model answers, or the client is told."""
 READY_SECONDS = 2.0
+FAREWELL_SECONDS, FAREWELL_TOKENS = 1.0, 16
+"""For a model that has closed its signal to end by itself, so that it says its usage; it has nothing else to write."""
 LISTING_BYTES = 8 << 20
 
 
@@ -54,6 +56,7 @@ class HttpUpstream:
         self._breaker = Breaker(config.breaker_failures, config.breaker_seconds)
         self._session: aiohttp.ClientSession | None = None
         self._listing = asyncio.Lock()
+        self._listed: Listed | None = None
 
     @property
     def breaker_state(self) -> State:
@@ -72,9 +75,12 @@ class HttpUpstream:
                             self._breaker.answering(ticket)
                             if asked_in_message:
                                 piece.thinking = ""  # M's own, shown or not, is not the signal that it was asked for
-                            if completion.told:
-                                ask.known.usage = completion.usage
-                            yield piece
+                            try:
+                                yield piece
+                            except GeneratorExit:
+                                if asked_in_message and ask.known.over:
+                                    await _farewell(pieces)
+                                raise
             except UpstreamError as error:
                 wait = self._wait(error, attempt, deadline)
                 if completion.begun or wait is None:
@@ -83,6 +89,8 @@ class HttpUpstream:
             else:
                 yield completion.usage
                 return
+            finally:
+                ask.known.usage = completion.usage
 
     async def ready(self) -> bool:
         """Whether the server answers now, and the breaker lets requests through."""
@@ -90,8 +98,8 @@ class HttpUpstream:
             return False
         try:
             async with asyncio.timeout(READY_SECONDS), self._opened().get(self._models, allow_redirects=False) as response:
-                if response.status == 200 and not self.name:
-                    self.name = first_listed(await read_body(response, LISTING_BYTES))
+                if response.status == 200:
+                    self._list(await read_body(response, LISTING_BYTES))
                 return response.status == 200 or (response.status in (404, 405) and bool(self.name))
         except (aiohttp.ClientError, OSError, BadCompletion):  # TimeoutError is an OSError
             return False
@@ -138,7 +146,8 @@ class HttpUpstream:
         response = None
         try:
             async with asyncio.timeout_at(limits.first):
-                body = body_of(ask, self._config, await self._model())
+                model = await self._model()
+                body = body_of(ask, self._config, model.name, model.tells_usage)
                 response = await self._opened().post(self._completions, data=json.dumps(body).encode(), allow_redirects=False)
                 await self._check_status(response)
             async with aclosing(read_pieces(response, completion, limits)) as pieces:
@@ -155,14 +164,32 @@ class HttpUpstream:
             if response:
                 response.close()
 
-    async def _model(self) -> str:
-        """The model's name, asked for once."""
+    async def _model(self) -> Listed:
+        """What the server lists, asked for once. A model that the config names need not be in a list."""
         async with self._listing:
+            if self._listed is None:
+                try:
+                    async with (
+                        asyncio.timeout(READY_SECONDS if self.name else None),
+                        self._opened().get(self._models, allow_redirects=False) as response,
+                    ):
+                        await self._check_status(response)
+                        self._list(await read_body(response, LISTING_BYTES))
+                except (aiohttp.ClientError, OSError, UpstreamError):
+                    if not self.name:
+                        raise
+                    self._listed = Listed(self.name)  # until `ready` finds more
+            assert self._listed
+            return self._listed
+
+    def _list(self, body: bytes) -> None:
+        try:
+            self._listed = listed(body, self.name)
+        except BadCompletion:
             if not self.name:
-                async with self._opened().get(self._models, allow_redirects=False) as response:
-                    await self._check_status(response)
-                    self.name = first_listed(await read_body(response, LISTING_BYTES))
-        return self.name
+                raise
+            self._listed = Listed(self.name)
+        self.name = self._listed.name
 
     async def _check_status(self, response: aiohttp.ClientResponse) -> None:
         """Raises `UpstreamError` for any status but 200."""
@@ -196,6 +223,17 @@ class HttpUpstream:
                 auto_decompress=False,
             )
         return self._session
+
+
+async def _farewell(pieces: AsyncGenerator[Piece, None]) -> None:
+    """Let a model that is about to end do so. If it fails now, nothing is lost but its usage, which is then estimated."""
+    tokens = 0
+    with suppress(TimeoutError, UpstreamError):
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            async for piece in pieces:
+                tokens += piece.tokens
+                if tokens > FAREWELL_TOKENS:
+                    break
 
 
 def _failure(error: aiohttp.ClientError | OSError) -> tuple[ErrorKind, str]:
