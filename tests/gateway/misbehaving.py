@@ -21,6 +21,8 @@ import httptools
 
 TOKENS = 32
 """Of a choice, if max_tokens allows so many."""
+CONTEXT = 4096
+"""Said by the list, and not kept to."""
 FOREVER = 3600.0
 MODEL = "fake"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -461,7 +463,7 @@ class Connection(asyncio.Protocol):
         if after == "chat/completions":
             self.complete(before)
         elif after == "models":
-            engine = {"owned_by": "vllm"} if before.endswith("-vllm") else {}
+            engine = {"owned_by": "vllm", "max_model_len": CONTEXT} if before.endswith("-vllm") else {}
             self.send({"object": "list", "data": [{"id": MODEL, "object": "model", **engine}]})
         elif before == "counts":
             self.send({label: {**asdict(count), "last": None} for label, count in COUNTS.items()})

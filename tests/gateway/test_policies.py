@@ -116,6 +116,23 @@ def test_a_request_that_the_model_rejects_is_not_tried_on_the_other():
     assert len(capable.asks) == 1
 
 
+def test_what_became_too_long_by_the_signal_the_capable_model_answers():
+    pair = Pair(Scripted("capable", words("two twos"), words("four")), Scripted("light", [broken("light", "rejected")]))
+    assert say("duet", pair, asked := turn()) == ("two twos", "four")
+    assert asked.fallback == "capable"
+    with pytest.raises(UpstreamError):
+        say("light", pair, turn())  # unaided it is the question that is wrong
+
+
+def test_a_signal_has_no_more_tokens_than_the_context_of_the_light_model_has_for_it():
+    pair = Pair(capable := Scripted("capable", words("s")), light := Scripted("light", words("4")))
+    light.context_length = 1000
+    say("duet", pair, turn(signal_tokens=4000, answer_tokens=200))
+    assert capable.asks[0].max_tokens == 1000 - 200 - 128 - 2
+    say("duet", pair, turn(signal_tokens=4000, answer_tokens=900))
+    assert capable.asks[1].max_tokens == 250  # the estimate is high: what does not fit the server says
+
+
 def test_an_answer_that_the_client_has_begun_to_read_is_not_begun_anew():
     half = [Piece(text="for", tokens=1), broken("light")]
     pair = Pair(Scripted("capable", words("s")), Scripted("light", half))

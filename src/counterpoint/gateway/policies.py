@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from counterpoint.duet.signal import SIGNAL_CLOSE
 from counterpoint.gateway.api import Delta
 from counterpoint.gateway.types import Ask, Message, Piece, Role, Sampling, Stage, Upstream, UpstreamError, Usage
+from counterpoint.gateway.upstreams.context import within
 from counterpoint.gateway.upstreams.scan import Until
 from counterpoint.gateway.upstreams.thinking import Opening, Stopped
 
@@ -80,14 +81,14 @@ async def duet(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
     """M writes the signal, m answers with it. If M fails, m answers with as much of it as there is."""
     signal = ""
     try:
-        async with aclosing(signal_by(pair.capable, turn)) as texts:
+        async with aclosing(signal_by(pair.capable, turn, pair.light.context_length)) as texts:
             async for text in texts:
                 signal += text
                 yield Delta(reasoning=text)
     except UpstreamError as error:
         stand_in("light", pair, turn, error)
     answers = answer_by(pair.light, turn, signal), answer_by(pair.capable, turn, signal)
-    async with aclosing(one_of(*answers, "capable", pair, turn)) as deltas:
+    async with aclosing(one_of(*answers, "capable", pair, turn, taken=bool(signal))) as deltas:
         async for delta in deltas:
             yield delta
 
@@ -123,9 +124,13 @@ async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
 POLICIES = {"duet": duet, "light": light, "capable": capable, "auto": auto}
 
 
-async def signal_by(model: Upstream, turn: Turn) -> AsyncGenerator[str, None]:
-    """The signal as it is written, without its tags. The request ends with it: no token after it is paid for."""
-    budget = turn.signal_tokens
+async def signal_by(model: Upstream, turn: Turn, reader: int | None = None) -> AsyncGenerator[str, None]:
+    """The signal as it is written, without its tags. The request ends with it: no token after it is paid for.
+
+    Args:
+        reader: context length of the model that reads it, if it is known: what does not fit there is not asked for.
+    """
+    budget = within(turn.signal_tokens, reader, turn.messages, kept=turn.answer_tokens)
     if turn.total_tokens is not None:
         kept = min(turn.answer_tokens, max(1, turn.total_tokens // SHARE_OF_ANSWER))
         budget = min(budget, turn.total_tokens - kept)
@@ -236,9 +241,18 @@ def guessed_tokens(ask: Ask) -> int:
 
 
 async def one_of(
-    first: AsyncGenerator[Delta, None], second: AsyncGenerator[Delta, None], second_is: Role, pair: Pair, turn: Turn
+    first: AsyncGenerator[Delta, None],
+    second: AsyncGenerator[Delta, None],
+    second_is: Role,
+    pair: Pair,
+    turn: Turn,
+    taken: bool = False,
 ) -> AsyncGenerator[Delta, None]:
-    """What `first` says; what `second` says if `first` fails before the client has seen any of it."""
+    """What `first` says; what `second` says if `first` fails before the client has seen any of it.
+
+    Args:
+        taken: the second model has taken this request before.
+    """
     said: list[Delta] = []
     seen = False
     try:
@@ -252,7 +266,7 @@ async def one_of(
     except UpstreamError as error:
         if seen:
             raise
-        stand_in(second_is, pair, turn, error)
+        stand_in(second_is, pair, turn, error, taken)
         said = []
         async with aclosing(second) as deltas:
             async for delta in deltas:
@@ -261,9 +275,12 @@ async def one_of(
         yield delta
 
 
-def stand_in(role: Role, pair: Pair, turn: Turn, error: UpstreamError) -> None:
-    """Let the other model answer, said in the turn. Raises `error` where that is forbidden, useless, or was done before."""
-    if not pair.fallback or turn.fallback or error.kind == "rejected":
+def stand_in(role: Role, pair: Pair, turn: Turn, error: UpstreamError, taken: bool = False) -> None:
+    """Let the other model answer, said in the turn. Raises `error` where that is forbidden, useless, or was done before.
+
+    A request that one model rejects the other would too, unless it has `taken` it: then it became too long by the signal.
+    """
+    if not pair.fallback or turn.fallback or (error.kind == "rejected" and not taken):
         raise error
     turn.fallback = role
 

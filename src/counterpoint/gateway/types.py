@@ -90,6 +90,11 @@ class Upstream(Protocol):
     name: str
     """The model's name, for usage and errors."""
 
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of prompt and output together; None where that is not known, or where the model cuts what is too long itself."""
+        ...
+
     def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         """The pieces of the completion as they are written, and one `Usage` last.
 

@@ -231,6 +231,13 @@ def test_a_model_that_goes_on_after_its_signal_is_cut_off(misbehaving, config):
     assert usage.output_tokens < 25
 
 
+def test_no_more_is_asked_for_than_a_context_that_is_known_can_hold(misbehaving):
+    narrow, long = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm"), (Message("user", "word " * 1000),)
+    for server, messages, sent in ((narrow, ASK.messages, 3963), (narrow, long, 1468), (misbehaving, long, 8000)):
+        answer(server.url("instant"), Ask("alone", messages, 8000))
+        assert server.last("instant")["max_tokens"] == sent
+
+
 @pytest.mark.parametrize("mode", ["instant", "plain", "paced=1", "unended=10", "broken=2"])
 def test_connections_are_used_again(misbehaving, mode):
     async def use(asked):

@@ -158,6 +158,7 @@ class Listed:
     name: str
     tells_usage: bool = False
     """Whether the server can say its usage all along."""
+    context_length: int | None = None
 
 
 def listed(body: bytes, name: str = "") -> Listed:
@@ -165,12 +166,14 @@ def listed(body: bytes, name: str = "") -> Listed:
     try:
         models = from_json(body)["data"]
         model = next((each for each in models if each["id"] == name), models[0])
-        found, engine = model["id"], model.get("owned_by")
+        found, engine, context = model["id"], model.get("owned_by"), _natural(model.get("max_model_len"), 0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise BadCompletion("protocol", f"lists no model; name one in `model`. It sent: {excerpt(body)}") from error
     if not isinstance(found, str) or not found:
         raise BadCompletion("protocol", f"lists a model without a name: {excerpt(body)}")
-    return Listed(name or found, engine in TELLING_ENGINES)
+    if name and name != found:
+        return Listed(name, engine in TELLING_ENGINES)
+    return Listed(found, engine in TELLING_ENGINES, context or None)
 
 
 def excerpt(text: bytes) -> str:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import aiohttp
@@ -18,6 +19,7 @@ from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, UpstreamErro
 from counterpoint.gateway.upstreams.breaker import Breaker, State
 from counterpoint.gateway.upstreams.chat import body_of
 from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, Listed, excerpt, listed, status_kind
+from counterpoint.gateway.upstreams.context import within
 from counterpoint.gateway.upstreams.reading import Limits, read_body, read_pieces
 from counterpoint.gateway.upstreams.retry import backoff, retry_after
 
@@ -61,6 +63,10 @@ class HttpUpstream:
     @property
     def breaker_state(self) -> State:
         return self._breaker.state(time.monotonic())
+
+    @property
+    def context_length(self) -> int | None:
+        return self._listed.context_length if self._listed else None
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         """As `Upstream.stream` says. Tries again while nothing has come; the breaker is told of every try."""
@@ -147,7 +153,8 @@ class HttpUpstream:
         try:
             async with asyncio.timeout_at(limits.first):
                 model = await self._model()
-                body = body_of(ask, self._config, model.name, model.tells_usage)
+                fitting = replace(ask, max_tokens=within(ask.max_tokens, model.context_length, ask.messages, ask.signal))
+                body = body_of(fitting, self._config, model.name, model.tells_usage)
                 response = await self._opened().post(self._completions, data=json.dumps(body).encode(), allow_redirects=False)
                 await self._check_status(response)
             async with aclosing(read_pieces(response, completion, limits)) as pieces:

@@ -48,6 +48,9 @@ class LocalUpstream:
         self._requests: set[Request] = set()
         self._closed = False
 
+    context_length = None
+    """It cuts what is too long itself."""
+
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         """See `Upstream.stream`. The limits of time include waiting for other requests."""
         if self._closed:
