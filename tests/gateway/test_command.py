@@ -1,5 +1,6 @@
 """What `counterpoint serve` is told, and what it makes of it."""
 
+import asyncio
 import json
 import socket
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 from counterpoint.config_files import load_recipe
 from counterpoint.errors import ConfigError, RunError
-from counterpoint.gateway.command import Options, listen, of_run, settings
+from counterpoint.gateway.access.keys import Limits, add_key, revoke_key
+from counterpoint.gateway.access.ledger import Ledger
+from counterpoint.gateway.command import Options, about_keys, listen, of_run, settings
 from counterpoint.run import Run
 
 URLS = {"capable": "http://127.0.0.1:1/v1", "light": "http://127.0.0.1:2/v1"}
@@ -97,3 +100,22 @@ def test_an_unfinished_run_is_no_pair_to_serve(tmp_path):
 def test_a_port_that_is_taken_is_said():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="choose another --port"):
         listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_an_operator_is_told_how_many_keys_there_are_and_where(tmp_path):
+    def told(*more: str) -> list[str]:
+        return about_keys(settings(Options(**URLS, overrides=[f"keys.database={database}", *more])))
+
+    database = f"sqlite:///{tmp_path}/keys.db"
+    assert about_keys(settings(Options(**URLS))) == []
+    asyncio.run(Ledger(database).close())
+    empty = told()
+    assert empty[0] == f"0 API keys in {database}"
+    assert "every request is refused" in empty[1]
+    add_key(database, "plain")
+    assert told() == [f"1 API key in {database}"]
+    add_key(database, "limited", Limits(spend=5))
+    assert "no model has a price" in told()[1]
+    assert told("light.output_price=0.5") == [f"2 API keys in {database}"]
+    revoke_key(database, "limited")
+    assert told() == [f"1 API key in {database}"]

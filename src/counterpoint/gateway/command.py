@@ -50,6 +50,8 @@ def serve(options: Options) -> None:
         start_exporting()
     sock = listen(config.server.host, config.server.port)
     app = make_app(gateway_of(config))
+    for line in about_keys(config):
+        print(f"counterpoint: {line}", file=sys.stderr)
     to_stderr()
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -132,6 +134,16 @@ def gateway_of(config: GatewayConfig) -> Any:
     routing = config.routing
     pair = Pair(upstream("capable", config.capable), upstream("light", config.light), routing.fallback, routing.auto_threshold)
     return Gateway(config, pair, Ledger(config.keys.database) if config.keys.database else None)
+
+
+def about_keys(config: GatewayConfig) -> list[str]:
+    """What an operator has to know of the keys; nothing where none is asked for."""
+    if config.keys.database is None:
+        return []
+    from counterpoint.gateway.access.keys import what_to_know
+
+    prices = (price for model in (config.capable, config.light) for price in (model.input_price, model.output_price))
+    return what_to_know(config.keys.database, priced=any(prices))
 
 
 def upstream(role: Role, config: UpstreamConfig) -> Upstream:
