@@ -5,13 +5,14 @@ import http.client
 import json
 import logging
 import socket
+from unittest.mock import Mock
 
 import openai
 import pytest
 
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.server import Gateway
-from counterpoint.gateway.types import Message, Piece, Usage
+from counterpoint.gateway.types import Message, Piece, UpstreamError, Usage
 from gateway.scripted import Scripted, broken, words
 from gateway.serving import config_of, serving, until
 
@@ -245,6 +246,45 @@ def test_texts_are_in_the_log_only_if_asked_for(shown, caplog):
     [record] = [record for record in caplog.records if record.message == "request"]
     assert ("2+2" in str(record.fields)) == shown
     assert record.fields["capable_tokens"] == 2
+
+
+def test_what_a_model_failed_of_is_logged_and_its_own_words_only_where_texts_may_be(caplog):
+    caplog.set_level(logging.INFO, "counterpoint.gateway")
+    error = UpstreamError("capable", "server", "was answered with 500", quoted="cannot do 2+2?")
+    for shown in (False, True):
+        with serving(pair(capable=[[error]]), server={"log_texts": shown}) as served:
+            served.post({"messages": [{"role": "user", "content": "?"}]})
+    found = [record.fields["errors"] for record in caplog.records if record.message == "request"]
+    assert [[each["kind"], each["reason"]] for [each] in found] == [
+        ["server", "was answered with 500"],
+        ["server", "was answered with 500: cannot do 2+2?"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [(b"{", 400, "Invalid JSON"), (b" " * 2000, 413, "longer than 1024 bytes"), ({"model": "gpt"}, 404, "no model")],
+)
+def test_what_is_refused_before_a_model_is_asked_is_metered_and_logged_with_its_reason(body, status, reason, caplog):
+    caplog.set_level(logging.INFO, "counterpoint.gateway")
+    body = body if isinstance(body, bytes) else {"messages": QUESTION, **body}
+    with serving(pair(), server={"max_body_bytes": 1024}) as served:
+        assert served.post(body)[0] == status
+        metrics = served.get("/metrics")[1]
+    assert f'counterpoint_requests_total{{policy="none",status="{status}"}} 1.0' in metrics
+    [record] = [record for record in caplog.records if record.message == "refused"]
+    assert reason in record.fields["reason"]
+
+
+def test_models_are_asked_whether_they_are_ready_once_a_second():
+    asked = pair()
+    asked.capable.ready = Mock(side_effect=asked.capable.ready)
+    with serving(asked) as served:
+        assert {served.get("/health/ready")[0] for _ in range(5)} == {200}
+        assert asked.capable.ready.call_count == 1
+        served.gateway._looked -= 1.0
+        served.get("/health/ready")
+    assert asked.capable.ready.call_count == 2
 
 
 def test_no_other_site_may_read_an_answer():

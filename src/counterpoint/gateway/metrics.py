@@ -14,7 +14,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         name = "counterpoint_"
         self.requests = Counter(
-            f"{name}requests", "Requests answered, by policy and status.", ["policy", "status"], registry=self.registry
+            f"{name}requests",
+            "By policy (none: refused before there was one) and status.",
+            ["policy", "status"],
+            registry=self.registry,
         )
         self.tokens = Counter(
             f"{name}tokens",

@@ -36,6 +36,8 @@ class Call:
     """Until the first token."""
     error: str | None = None
     """The kind of the error that ended it."""
+    failure: UpstreamError | None = None
+    """And all of it."""
     thinking_tokens: int = 0
     """Of a model alone: those before its answer."""
     estimated: bool = False
@@ -218,7 +220,7 @@ async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, N
                 counted += piece.tokens
                 yield piece
     except UpstreamError as error:
-        record.error, said = error.kind, error.usage
+        record.error, record.failure, said = error.kind, error, error.usage
         raise
     finally:
         record.usage = said or _cut_short(ask.known.usage, counted)

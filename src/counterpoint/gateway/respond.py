@@ -52,6 +52,8 @@ class Served(Response):
         super().__init__()
         self.gateway, self.id, self.asked, self.policy, self.turn, self.admission = gateway, id, asked, policy, turn, admission
         self.began, self.status, self.is_booked = time.monotonic(), GONE, False
+        self.reason: str | None = None
+        """Why there is no answer, where that is no model's doing."""
         self.outbox: Outbox | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +83,7 @@ class Served(Response):
                     response = await self.whole()
                     await response(scope, receive, send)
         except (UpstreamError, ApiError) as error:
+            self.reason = str(error) if isinstance(error, ApiError) else None
             await self.fail(as_api_error(error), scope, receive, send)
         except Unread:
             pass  # booked as gone
@@ -162,7 +165,8 @@ class Served(Response):
         used: dict[Role, Usage] = {"capable": total(self.turn, "capable"), "light": total(self.turn, "light")}
         self.gateway.metrics.ended(self.policy, self.status, seconds, self.turn, key, cost)
         trace_turn(self.id, self.policy, self.status, self.turn, seconds)
-        texts = {"messages": [vars(m) for m in self.turn.messages]} if self.gateway.config.server.log_texts else {}
+        shown = self.gateway.config.server.log_texts
+        texts = {"messages": [vars(m) for m in self.turn.messages]} if shown else {}
         log(
             "request",
             id=self.id,
@@ -173,7 +177,8 @@ class Served(Response):
             seconds=round(seconds, 4),
             capable_tokens=used["capable"].output_tokens,
             light_tokens=used["light"].output_tokens,
-            errors=[call.error for call in self.turn.calls if call.error],
+            reason=self.reason,
+            errors=[failed(call.failure, shown) for call in self.turn.calls if call.failure],
             **texts,
         )
         if self.gateway.ledger and self.admission:
@@ -223,6 +228,11 @@ class Outbox:
             except TimeoutError as error:
                 raise Unread from error
             del self.parts[:count]
+
+
+def failed(error: UpstreamError, shown: bool) -> dict[str, str]:
+    """A model's failure, for the log; its own words, which may quote the client's, only where those may stand there."""
+    return {"role": error.role, "kind": error.kind, "reason": str(error) if shown else error.reason}
 
 
 async def left(receive: Receive) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -29,6 +30,8 @@ BODY_SECONDS = 30.0
 """In which the body of a request has to come."""
 BOOKING_SECONDS = 5.0
 """For requests that are ended when the server stops, to be booked."""
+READY_SECONDS = 1.0
+"""For which it stays known whether the models can be asked."""
 OWN_HOSTS = [f"[{name}]" if ":" in name else name for name in LOOPBACK]
 """As a Host header has them."""
 ANSWER = {"description": "The answer, at once or as events.", "content": {"text/event-stream": {}}}
@@ -61,11 +64,25 @@ class Gateway:
         self.gate = Gate(config.server.concurrent, config.server.queue)
         self.tasks: set[asyncio.Task[Any]] = set()
         """One for each request that is not booked yet."""
+        self._looking, self._looked = asyncio.Lock(), -READY_SECONDS
+        self._ready: dict[str, bool] = {}
 
     async def chat(self, request: Request) -> Response:
-        """Take a request in: who asks, what, of whom. The answer itself is `respond.Served`."""
+        """Take a request in. What is refused here is counted and logged; `respond.Served` does so for the rest."""
         self.watch(asyncio.current_task())
         request_id = id_of(request)
+        try:
+            return await self.taken_in(request, request_id)
+        except ApiError as error:
+            self.metrics.requests.labels("none", str(error.status)).inc()
+            log("refused", id=request_id, status=error.status, reason=error.reason)
+            raise
+        except LedgerError:
+            self.metrics.requests.labels("none", "503").inc()
+            raise
+
+    async def taken_in(self, request: Request, request_id: str) -> Response:
+        """Who asks, what, of whom; and the answer."""
         admission = await self.admit(request)
         try:
             asked = parse(await body_of(request, self.config.server.max_body_bytes))
@@ -94,11 +111,13 @@ class Gateway:
             return await self.ledger.admit(key.strip() if scheme.lower() == "bearer" else None)
         except Refused as refused:
             self.metrics.refused.labels(refused.kind).inc()
-            log("refused", id=id_of(request), kind=refused.kind, detail=refused.detail)
             if refused.kind == "invalid_key":
                 message = "no valid API key: send `Authorization: Bearer KEY` with a key of `counterpoint keys add`"
-                raise ApiError(401, message, "authentication_error", "invalid_api_key") from refused
-            raise ApiError(429, str(refused), "rate_limit_error", refused.kind, retry_after=refused.retry_after) from refused
+                error = ApiError(401, message, "authentication_error", "invalid_api_key")
+            else:
+                error = ApiError(429, str(refused), "rate_limit_error", refused.kind, retry_after=refused.retry_after)
+            error.reason = refused.detail
+            raise error from refused
 
     def check_place(self, request: Request) -> None:
         """Raises `ApiError` 403 for a request that a foreign web page may have sent here, where no key would stop it."""
@@ -143,8 +162,12 @@ class Gateway:
         )
 
     async def ready(self) -> dict[str, bool]:
-        """Which of the two models can be asked."""
-        return {"capable": await self.pair.capable.ready(), "light": await self.pair.light.ready()}
+        """Which of the two models can be asked. However often that is asked, they are so once a second."""
+        async with self._looking:
+            if time.monotonic() >= self._looked + READY_SECONDS:
+                capable, light = await asyncio.gather(self.pair.capable.ready(), self.pair.light.ready())
+                self._ready, self._looked = {"capable": capable, "light": light}, time.monotonic()
+        return self._ready
 
     async def close(self) -> None:
         """Let go of everything, once what runs has been booked."""

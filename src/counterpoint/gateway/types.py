@@ -121,10 +121,20 @@ class UpstreamError(Exception):
             url or model name is wrong), `breaker` (not asked, since it failed just before).
         usage: what was spent before it failed, counted by the pieces that came where the model did not say.
         retry_after: seconds, if the model said.
+        reason: the message without what it quotes of the model's own words, which may hold those of the client.
     """
 
-    def __init__(self, role: Role, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None):
-        super().__init__(message)
+    def __init__(
+        self,
+        role: Role,
+        kind: ErrorKind,
+        message: str,
+        usage: Usage | None = None,
+        retry_after: float | None = None,
+        quoted: str = "",
+    ):
+        super().__init__(f"{message}: {quoted}" if quoted else message)
+        self.reason = message
         self.role = role
         self.kind: ErrorKind = kind
         self.usage = usage or Usage()

@@ -15,11 +15,12 @@ EXCERPT = 200
 
 
 class BadCompletion(Exception):
-    """What a server sent is no answer, or says that there is none."""
+    """What a server sent is no answer, or says that there is none; `quoted` is how it said so."""
 
-    def __init__(self, kind: ErrorKind, message: str):
-        super().__init__(message)
+    def __init__(self, kind: ErrorKind, message: str, quoted: str = ""):
+        super().__init__(f"{message}: {quoted}" if quoted else message)
         self.kind: ErrorKind = kind
+        self.message, self.quoted = message, quoted
 
 
 class Completion:
@@ -74,7 +75,7 @@ class Completion:
         try:
             found = [piece for choice in chunk["choices"] if (piece := self._piece(choice, choice.get("delta")))]
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadCompletion("protocol", f"sent what is no completion: {excerpt(data)}") from error
+            raise BadCompletion("protocol", "sent what is no completion", excerpt(data)) from error
         if found:
             self.begun = True
         # servers that say their usage all along do so for each choice apart
@@ -88,7 +89,7 @@ class Completion:
             choices = [{**choice, "delta": choice["message"]} for choice in chunk["choices"]]
             found = [piece for choice in choices if (piece := self._piece(choice, choice["delta"]))]
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadCompletion("protocol", f"sent what is no completion: {excerpt(body)}") from error
+            raise BadCompletion("protocol", "sent what is no completion", excerpt(body)) from error
         self._told(chunk)
         self.done = True
         self.begun = bool(found)
@@ -168,9 +169,9 @@ def listed(body: bytes, name: str = "") -> Listed:
         model = next((each for each in models if each["id"] == name), models[0])
         found, engine, context = model["id"], model.get("owned_by"), _natural(model.get("max_model_len"), 0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise BadCompletion("protocol", f"lists no model; name one in `model`. It sent: {excerpt(body)}") from error
+        raise BadCompletion("protocol", "lists no model; name one in `model`. It sent", excerpt(body)) from error
     if not isinstance(found, str) or not found:
-        raise BadCompletion("protocol", f"lists a model without a name: {excerpt(body)}")
+        raise BadCompletion("protocol", "lists a model without a name", excerpt(body))
     if name and name != found:
         return Listed(name, engine in TELLING_ENGINES)
     return Listed(found, engine in TELLING_ENGINES, context or None)
@@ -185,11 +186,11 @@ def _parsed(data: bytes) -> dict[str, Any]:
     try:
         chunk = from_json(data)
     except ValueError as error:
-        raise BadCompletion("protocol", f"sent JSON that cannot be read: {excerpt(data)}") from error
+        raise BadCompletion("protocol", "sent JSON that cannot be read", excerpt(data)) from error
     if not isinstance(chunk, dict):
-        raise BadCompletion("protocol", f"sent what is no completion: {excerpt(data)}")
+        raise BadCompletion("protocol", "sent what is no completion", excerpt(data))
     if chunk.get("error"):
-        raise BadCompletion(_error_kind(chunk["error"]), f"sent an error: {excerpt(data)}")
+        raise BadCompletion(_error_kind(chunk["error"]), "sent an error", excerpt(data))
     return chunk
 
 

@@ -161,7 +161,7 @@ class HttpUpstream:
                 async for piece in pieces:
                     yield piece
         except BadCompletion as error:
-            raise self._error(error.kind, str(error), completion.usage) from error
+            raise self._error(error.kind, error.message, completion.usage, quoted=error.quoted) from error
         except (aiohttp.ClientError, OSError) as error:
             if not completion.ended:  # else only [DONE] was missing
                 kind, message = _failure(error)
@@ -205,16 +205,16 @@ class HttpUpstream:
         body = bytearray()
         while len(body) < 4 * EXCERPT and (portion := await response.content.readany()):
             body += portion
-        said = f"{response.method} {response.url.path} was answered with {response.status}: {excerpt(bytes(body))}"
+        said = f"{response.method} {response.url.path} was answered with {response.status}"
         wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        raise self._error(status_kind(response.status), said, retry_after=wait)
+        raise self._error(status_kind(response.status), said, retry_after=wait, quoted=excerpt(bytes(body)))
 
     def _error(
-        self, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None
+        self, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None, quoted: str = ""
     ) -> UpstreamError:
         if self._key:
-            message = message.replace(self._key, "***")  # servers quote it
-        return UpstreamError(self.role, kind, f"{self._server} {message}", usage, retry_after)
+            message, quoted = (text.replace(self._key, "***") for text in (message, quoted))  # servers quote it
+        return UpstreamError(self.role, kind, f"{self._server} {message}", usage, retry_after, quoted)
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session; it belongs to the event loop that first uses it."""

@@ -91,7 +91,7 @@ class LocalUpstream:
         try:
             request.complete()
         except CounterpointError as error:
-            raise self._error("rejected", f"cannot take this: {error}", request.usage) from error
+            raise self._error("rejected", "cannot take this", request.usage, str(error)) from error
         except (RuntimeError, MemoryError) as error:  # torch's errors, out of memory among them
             raise self._error("server", f"failed: {error}", request.usage) from error
 
@@ -104,8 +104,8 @@ class LocalUpstream:
         except TimeoutError as error:
             raise self._error("timeout", f"took longer than {limit:g} s", request.usage) from error
 
-    def _error(self, kind: ErrorKind, what: str, usage: Usage | None = None) -> UpstreamError:
-        return UpstreamError(self.role, kind, f"{self.name} {what}", usage)
+    def _error(self, kind: ErrorKind, what: str, usage: Usage | None = None, quoted: str = "") -> UpstreamError:
+        return UpstreamError(self.role, kind, f"{self.name} {what}", usage, quoted=quoted)
 
 
 class Cancelled(Exception):

@@ -61,7 +61,7 @@ async def read_pieces(response: aiohttp.ClientResponse, completion: Completion, 
     else:
         async with asyncio.timeout_at(limits.first):
             beginning = excerpt(await response.content.readany())
-        raise BadCompletion("protocol", f"sent {response.content_type} instead of a stream of events: {beginning}")
+        raise BadCompletion("protocol", f"sent {response.content_type} instead of a stream of events", beginning)
     for piece in completion.end():
         yield piece
 
