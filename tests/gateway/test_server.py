@@ -5,16 +5,20 @@ import http.client
 import json
 import logging
 import socket
+import threading
 from unittest.mock import Mock
+from urllib.request import Request
 
 import openai
 import pytest
 
+from counterpoint.gateway import outbox
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.server import Gateway
 from counterpoint.gateway.types import Message, Piece, UpstreamError, Usage
 from gateway.scripted import Scripted, broken, words
-from gateway.serving import config_of, serving, until
+from gateway.serving import config_of, fetch, serving, until
+from gateway.staged import Gate, Staged
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
 PRICES = {
@@ -285,6 +289,53 @@ def test_models_are_asked_whether_they_are_ready_once_a_second():
         served.gateway._looked -= 1.0
         served.get("/health/ready")
     assert asked.capable.ready.call_count == 2
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/health/live", "/health/ready", "/metrics"])
+def test_what_can_be_got_can_be_asked_for_its_head(path):
+    with serving(pair()) as served:
+        connection = http.client.HTTPConnection(*served.address, timeout=5)
+        connection.request("HEAD", path)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"")
+        connection.request("GET", "/health/live")  # and no body is left on the connection
+        assert connection.getresponse().read() == b'{"status":"live"}'
+        connection.close()
+        assert fetch(Request(f"{served.url}/v1/chat/completions", method="HEAD"))[0] == 405
+
+
+def test_while_a_stream_is_silent_comments_keep_it_open(monkeypatch):
+    monkeypatch.setattr(outbox, "BEAT_SECONDS", 0.02)
+    pause, gap = Gate(), Gate()
+    asked = Pair(Staged("capable", signal=[pause, *words("two")]), Staged("light", answer=[gap, *words("it is 4")]))
+    with serving(asked) as served:
+        connection = http.client.HTTPConnection(*served.address, timeout=5)
+        body = json.dumps({"messages": QUESTION, "stream": True})
+        connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        response = connection.getresponse()  # though no token has come
+        assert response.readline() == b": waiting\n"
+        pause.set_result(None)
+        while b"two" not in response.readline():
+            pass
+        assert [response.readline(), response.readline()] == [b"\n", b": waiting\n"]
+        gap.set_result(None)
+        assert response.read().endswith(b"data: [DONE]\n\n")
+        connection.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_openai_client_passes_over_comments(fails, monkeypatch):
+    monkeypatch.setattr(outbox, "BEAT_SECONDS", 0.02)
+    gate = Gate()
+    light = Staged("light", answer=[gate, *([broken("light")] if fails else words("4"))])
+    with serving(Pair(Staged("capable", signal=[*words("two")]), light, fallback=False)) as served:
+        threading.Timer(0.2, gate.set_result, (None,)).start()
+        stream = client(served).chat.completions.create(model="light", messages=QUESTION, stream=True)
+        if fails:
+            with pytest.raises(openai.APIError, match="light broke"):
+                list(stream)
+        else:
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == "4"
 
 
 def test_no_other_site_may_read_an_answer():

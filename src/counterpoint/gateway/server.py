@@ -1,8 +1,6 @@
 """The gateway over HTTP: routes, admission, and errors as OpenAI's clients know them."""
 
 import asyncio
-import re
-import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,14 +8,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from counterpoint.errors import LedgerError
 from counterpoint.gateway.access.ledger import Admission, Ledger, Refused
 from counterpoint.gateway.api import SERVED, ApiError, ChatRequest, ErrorBody, PolicyName, parse
-from counterpoint.gateway.config import LOOPBACK, GatewayConfig
+from counterpoint.gateway.config import GatewayConfig
 from counterpoint.gateway.gate import Gate
+from counterpoint.gateway.incoming import HeadAsGet, body_of, check_host, id_of
 from counterpoint.gateway.logs import log, log_failure
 from counterpoint.gateway.metrics import Metrics
 from counterpoint.gateway.page import page_response
@@ -26,14 +24,10 @@ from counterpoint.gateway.respond import INTERNAL, STOPPING, Served
 from counterpoint.gateway.types import Sampling
 from counterpoint.gateway.usage import Tariff
 
-BODY_SECONDS = 30.0
-"""In which the body of a request has to come."""
 BOOKING_SECONDS = 5.0
 """For requests that are ended when the server stops, to be booked."""
 READY_SECONDS = 1.0
 """For which it stays known whether the models can be asked."""
-OWN_HOSTS = [f"[{name}]" if ":" in name else name for name in LOOPBACK]
-"""As a Host header has them."""
 ANSWER = {"description": "The answer, at once or as events.", "content": {"text/event-stream": {}}}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": what, "model": ErrorBody}
@@ -198,6 +192,7 @@ def make_app(gateway: Gateway) -> FastAPI:
         return described
 
     app.openapi = openapi
+    app.add_middleware(HeadAsGet)
 
     @app.post(
         "/v1/chat/completions", responses={200: ANSWER, **ERRORS}, openapi_extra={"requestBody": {"required": True, **body}}
@@ -255,41 +250,3 @@ def make_app(gateway: Gateway) -> FastAPI:
         return await _refused(request, INTERNAL)  # the server that runs the app logs it
 
     return app
-
-
-def id_of(request: Request) -> str:
-    """The client's own request id, if it is one, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", given) else secrets.token_hex(12)
-
-
-async def body_of(request: Request, limit: int) -> bytes:
-    """The body.
-
-    Raises `ApiError` 415 if it is not JSON; 413, without reading on, if it is longer than `limit` bytes; 408 if it does not come.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # what a browser sends for another site without asking first is never this
-        raise ApiError(415, f"the content type is {kind or 'not given'}; send application/json")
-    too_long = ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large", hang_up=True)
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise too_long
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > limit:
-                    raise too_long
-    except TimeoutError as error:
-        raise ApiError(408, f"the body did not come in {BODY_SECONDS:g} seconds", hang_up=True) from error
-    except ClientDisconnect as error:
-        raise ApiError(400, "the body broke off") from error  # nobody reads it
-    return bytes(body)
-
-
-def check_host(request: Request) -> None:
-    """Without keys the server is for this machine: a name that a web page has pointed at it does not count."""
-    host = request.headers.get("host", "")
-    if re.sub(r":\d+$", "", host) not in OWN_HOSTS:
-        raise ApiError(403, f"the host {host!r} is not this machine's; without API keys only {', '.join(OWN_HOSTS)} are served")
