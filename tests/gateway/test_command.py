@@ -1,17 +1,21 @@
 """What `counterpoint serve` is told, and what it makes of it."""
 
 import asyncio
+import contextlib
 import json
+import signal
 import socket
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from counterpoint.config_files import load_recipe
 from counterpoint.errors import ConfigError, RunError
+from counterpoint.gateway import logs
 from counterpoint.gateway.access.keys import Limits, add_key, revoke_key
 from counterpoint.gateway.access.ledger import Ledger
-from counterpoint.gateway.command import Options, about_keys, listen, of_run, settings
+from counterpoint.gateway.command import Options, about_keys, listen, of_run, serve, settings
 from counterpoint.run import Run
 
 URLS = {"capable": "http://127.0.0.1:1/v1", "light": "http://127.0.0.1:2/v1"}
@@ -119,3 +123,22 @@ def test_an_operator_is_told_how_many_keys_there_are_and_where(tmp_path):
     assert told("light.output_price=0.5") == [f"2 API keys in {database}"]
     revoke_key(database, "limited")
     assert told() == [f"1 API key in {database}"]
+
+
+def test_the_loop_is_asyncios_own_though_uvloop_is_installed(monkeypatch, capsys):
+    """uvloop takes in one connection a turn: under load, new clients wait for others to leave."""
+    pytest.importorskip("uvloop")
+    loops = []
+
+    def run(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        with contextlib.closing(self.config.get_loop_factory()()) as loop:
+            loops.append(type(loop).__module__.partition(".")[0])
+        for each in sockets:
+            each.close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(logs, "to_stderr", lambda: None)
+    serve(Options(**URLS, port=0))
+    assert loops == ["asyncio"]
+    assert "serving on" in capsys.readouterr().err
