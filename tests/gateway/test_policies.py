@@ -157,12 +157,20 @@ def test_auto_asks_the_capable_model_only_where_the_light_one_is_unsure(threshol
     assert asked.calls[0].usage == Usage(5, 1)  # a dropped answer was paid for too
 
 
+def test_auto_is_not_sure_of_an_answer_that_was_cut_off():
+    cut = [Piece(text="4", tokens=1, logprob=-0.01), Piece(finish="length"), Usage(5, 1)]
+    pair = Pair(Scripted("capable", words("because")), Scripted("light", cut, words("4")), auto_threshold=-5)
+    assert say("auto", pair, asked := turn()) == ("because", "4")
+    assert not asked.blind
+
+
 @pytest.mark.parametrize("told", [(None, None), (-0.01, None), ()])
 def test_auto_is_not_sure_of_tokens_whose_probability_is_not_told(told):
     """A server may know no log-probabilities: that is not certainty."""
     unaided = [Piece(text="4", tokens=1, logprob=logprob) for logprob in told] + [Piece(finish="stop")]
     pair = Pair(Scripted("capable", words("because")), Scripted("light", unaided, words("4")), auto_threshold=-5)
-    assert say("auto", pair, turn()) == ("because", "4")
+    assert say("auto", pair, asked := turn()) == ("because", "4")
+    assert asked.blind == bool(told)
 
 
 @pytest.mark.parametrize(

@@ -338,6 +338,15 @@ def test_the_openai_client_passes_over_comments(fails, monkeypatch):
             assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == "4"
 
 
+def test_auto_over_a_server_without_log_probabilities_is_warned_of_once(caplog):
+    silent = [Piece(text="4", tokens=1), Piece(finish="stop"), Usage(5, 1)]
+    asked = pair(light=[silent, words("4"), silent, words("4")], auto_threshold=-1.0)
+    with serving(asked) as served:
+        assert [served.post({"model": "auto", "messages": QUESTION})[0] for _ in range(2)] == [200, 200]
+        assert "counterpoint_auto_blind_total 2.0" in served.get("/metrics")[1]
+    assert ["log-probabilities" in record.message for record in caplog.records if record.levelname == "WARNING"] == [True]
+
+
 def test_no_other_site_may_read_an_answer():
     with serving(pair()) as served:
         headers = served.post({"messages": QUESTION}, origin="http://evil.example")[2]

@@ -43,6 +43,9 @@ class Metrics:
         )
         self.errors = Counter(f"{name}upstream_errors", "Calls that failed, by kind.", ["role", "kind"], registry=self.registry)
         self.fallbacks = Counter(f"{name}fallbacks", "Requests that the other model answered.", ["to"], registry=self.registry)
+        self.blind = Counter(
+            f"{name}auto_blind", "Requests in which m's server gave no log-probabilities to auto.", registry=self.registry
+        )
         self.refused = Counter(f"{name}refused", "Without a valid key, or over a limit.", ["kind"], registry=self.registry)
         self.breaker = Gauge(
             f"{name}breaker_open", "1 while a model is not asked, since it failed.", ["role"], registry=self.registry
@@ -58,6 +61,7 @@ class Metrics:
         self.cost.labels(key).inc(cost)
         if turn.fallback:
             self.fallbacks.labels(turn.fallback).inc()
+        self.blind.inc(turn.blind)
         for call in turn.calls:
             self.called(call, key)
 

@@ -61,6 +61,8 @@ class Turn:
     calls: list[Call] = field(default_factory=list)
     fallback: Role | None = None
     """The model that stood in for the other."""
+    blind: bool = False
+    """`auto` could not tell how sure m is, since its server gave no log-probabilities."""
 
     @property
     def signal_written(self) -> int:
@@ -106,7 +108,10 @@ def capable(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
 
 
 async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
-    """m answers unaided; where it is not sure enough of what it said, that is dropped and the pair is asked."""
+    """m answers unaided; where it is not sure enough of what it said, that is dropped and the pair is asked.
+
+    An answer that its budget cut off is none to be sure of. Nor is one whose log-probabilities the server does not tell.
+    """
     answer: list[Piece] = []
     try:
         async with aclosing(call(pair.light, ask_answer(turn, "", logprobs=True), turn)) as pieces:
@@ -117,6 +122,9 @@ async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
         rest = alone(pair.capable, turn)
     else:
         sure, threshold = confidence(answer), pair.auto_threshold
+        turn.blind = sure is None and any(piece.tokens for piece in answer)
+        if any(piece.finish == "length" for piece in answer):
+            sure = None
         rest = _these(answer) if sure is not None and threshold is not None and sure >= threshold else duet(pair, turn)
     async with aclosing(rest) as deltas:
         async for delta in deltas:

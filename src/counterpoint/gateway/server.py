@@ -16,7 +16,7 @@ from counterpoint.gateway.api import SERVED, ApiError, ChatRequest, ErrorBody, P
 from counterpoint.gateway.config import GatewayConfig
 from counterpoint.gateway.gate import Gate
 from counterpoint.gateway.incoming import HeadAsGet, body_of, check_host, id_of
-from counterpoint.gateway.logs import log, log_failure
+from counterpoint.gateway.logs import log, log_failure, warn
 from counterpoint.gateway.metrics import Metrics
 from counterpoint.gateway.page import page_response
 from counterpoint.gateway.policies import Pair, Turn
@@ -60,6 +60,7 @@ class Gateway:
         """One for each request that is not booked yet."""
         self._looking, self._looked = asyncio.Lock(), -READY_SECONDS
         self._ready: dict[str, bool] = {}
+        self._warned: set[str] = set()
 
     async def chat(self, request: Request) -> Response:
         """Take a request in. What is refused here is counted and logged; `respond.Served` does so for the rest."""
@@ -88,6 +89,12 @@ class Gateway:
                 raise STOPPING from error
             raise
         return Served(self, request_id, asked, policy, self.turn_of(asked), admission)
+
+    def warn_once(self, message: str) -> None:
+        """Into the log, however often it is true."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warn(message)
 
     def watch(self, task: asyncio.Task[Any] | None) -> None:
         """Let `close` wait for a request."""
