@@ -6,7 +6,8 @@ from contextlib import aclosing
 import pytest
 
 from counterpoint.gateway.api import Delta
-from counterpoint.gateway.policies import POLICIES, Pair, Turn
+from counterpoint.gateway.policies import POLICIES, Pair
+from counterpoint.gateway.turn import Turn
 from counterpoint.gateway.types import Message, Piece, Sampling, UpstreamError, Usage
 from counterpoint.gateway.usage import Tariff, usage_body
 from gateway.scripted import Scripted, broken, words

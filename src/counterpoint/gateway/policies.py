@@ -7,11 +7,12 @@ of `duet/infer.py`: M writes a signal up to its closing tag, m answers with the 
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from counterpoint.duet.signal import SIGNAL_CLOSE
 from counterpoint.gateway.api import Delta
-from counterpoint.gateway.types import Ask, Message, Piece, Role, Sampling, Stage, Upstream, UpstreamError, Usage
+from counterpoint.gateway.turn import Call, Turn
+from counterpoint.gateway.types import Ask, Piece, Role, Upstream, UpstreamError, Usage
 from counterpoint.gateway.upstreams.context import within
 from counterpoint.gateway.upstreams.scan import Until
 from counterpoint.gateway.upstreams.thinking import Opening, Stopped
@@ -19,55 +20,6 @@ from counterpoint.gateway.upstreams.thinking import Opening, Stopped
 CHARACTERS_A_TOKEN = 4
 SHARE_OF_ANSWER = 4
 """Of a bound on signal and answer together, a quarter is kept for the answer."""
-
-
-@dataclass
-class Call:
-    """What one call to one model took, filled while it goes on."""
-
-    role: Role
-    stage: Stage
-    model: str
-    usage: Usage = field(default_factory=Usage)
-    began: float = field(default_factory=time.time)
-    """Seconds since the epoch."""
-    seconds: float = 0.0
-    first_seconds: float | None = None
-    """Until the first token."""
-    error: str | None = None
-    """The kind of the error that ended it."""
-    failure: UpstreamError | None = None
-    """And all of it."""
-    thinking_tokens: int = 0
-    """Of a model alone: those before its answer."""
-    estimated: bool = False
-    """Whether its usage is, since the model did not say it: its output is what came, without what it thought and did not show."""
-
-
-@dataclass
-class Turn:
-    """One request: what is asked, and what has been done for it so far."""
-
-    messages: tuple[Message, ...]
-    sampling: Sampling
-    signal_tokens: int
-    """M's budget."""
-    answer_tokens: int
-    """The answer's."""
-    total_tokens: int | None = None
-    """Bound on signal and answer together."""
-    streaming: bool = True
-    """Whether the client sees deltas as they come: then an answer that has begun cannot be taken back."""
-    calls: list[Call] = field(default_factory=list)
-    fallback: Role | None = None
-    """The model that stood in for the other."""
-    blind: bool = False
-    """`auto` could not tell how sure m is, since its server gave no log-probabilities."""
-
-    @property
-    def signal_written(self) -> int:
-        """Tokens that the signal took."""
-        return sum(call.usage.output_tokens for call in self.calls if call.stage == "signal")
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from counterpoint.gateway.access.ledger import Admission
 from counterpoint.gateway.api import DONE, ApiError, ChatRequest, Chunks, Delta, PolicyName, Whole, error_event
 from counterpoint.gateway.logs import log, log_failure
 from counterpoint.gateway.outbox import SEND_SECONDS, Outbox, Unread
-from counterpoint.gateway.policies import POLICIES, Turn
+from counterpoint.gateway.policies import POLICIES
 from counterpoint.gateway.tracing import trace_turn
+from counterpoint.gateway.turn import Turn
 from counterpoint.gateway.types import ErrorKind, Role, UpstreamError, Usage
 from counterpoint.gateway.usage import total, usage_body
 

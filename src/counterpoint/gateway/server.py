@@ -19,8 +19,9 @@ from counterpoint.gateway.incoming import HeadAsGet, body_of, check_host, id_of
 from counterpoint.gateway.logs import log, log_failure, warn
 from counterpoint.gateway.metrics import Metrics
 from counterpoint.gateway.page import page_response
-from counterpoint.gateway.policies import Pair, Turn
+from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.respond import INTERNAL, STOPPING, Served
+from counterpoint.gateway.turn import Turn
 from counterpoint.gateway.types import Sampling
 from counterpoint.gateway.usage import Tariff
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterpoint.gateway.config import GatewayConfig, UpstreamConfig
-from counterpoint.gateway.policies import Call, Turn
+from counterpoint.gateway.turn import Call, Turn
 from counterpoint.gateway.types import Role, Usage
 
 MILLION = 1_000_000
