@@ -6,7 +6,8 @@ Is every one answered or cleanly refused, is what was booked what the models sen
 
 `counterpoint serve` is a process of its own, with keys in SQLite, over two servers that fail as the `lively` mode of
 tests/gateway/misbehaving.py does: half an event, a connection closed at any point, bad JSON, an error in the stream, a page of
-HTML, 401, 429, 500.
+HTML, 401, 429, 500. They say their usage all along, as vLLM does, so that what broke off can be booked to the token too; they
+count a prompt with the first token that answers it.
 Prints a table, and writes benchmarks/results/gateway-soak-cpu.json. Ends with 1 if anything was lost.
 """
 
@@ -33,7 +34,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from counterpoint.gateway.keys import add_key
+from counterpoint.gateway.access.keys import add_key
 
 HERE = Path(__file__).parent
 ROLES = ("capable", "light")
@@ -101,7 +102,7 @@ def gateway(urls: dict[str, str], database: Path, log: Path) -> Iterator[tuple[p
     """`counterpoint serve` and its address. Its log goes into a file; it has to stop by itself when it is told to."""
     command = [sys.executable, "-m", "counterpoint", "serve", "--port", "0"]
     for role in ROLES:
-        command += [f"--{role}", urls[role]]
+        command += [f"--{role}", urls[role], "--set", f"{role}.extra.stream_options.continuous_usage_stats=true"]
     with log.open("w") as lines:
         process = subprocess.Popen([*command, "--set", f"keys.database=sqlite:///{database}"], stderr=lines)
     try:

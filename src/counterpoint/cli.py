@@ -196,7 +196,7 @@ def keys(options: argparse.Namespace) -> None:
     from counterpoint.gateway.config import DEFAULT_DATABASE
 
     try:
-        from counterpoint.gateway.keys import Limits, print_keys, print_new_key, print_revoked
+        from counterpoint.gateway.access.keys import Limits, print_keys, print_new_key, print_revoked
     except ImportError as error:
         raise ConfigError(f'API keys need {error.name}; install it with: pip install "counterpoint[serve]"') from error
 

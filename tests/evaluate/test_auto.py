@@ -18,9 +18,9 @@ from counterpoint.evaluate.results import Evaluation, Measured
 from counterpoint.evaluate.run import SAMPLES, UNAIDED, Speakers, both_ways, evaluate_pair, evaluate_systems
 from counterpoint.evaluate.show import print_table
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.local import LocalUpstream
 from counterpoint.gateway.policies import confidence
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling
+from counterpoint.gateway.upstreams.local import LocalUpstream
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.data import make_data
 from counterpoint.rl.types import Question, SamplingParams

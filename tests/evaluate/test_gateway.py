@@ -19,12 +19,12 @@ from counterpoint.evaluate.baselines import pair as both
 from counterpoint.evaluate.gateway import AT_A_TIME, KEY, Client, policies_of
 from counterpoint.evaluate.results import Evaluation
 from counterpoint.evaluate.run import EVALUATION, SAMPLES, evaluate_systems
+from counterpoint.gateway.access.keys import Limits, add_key
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.keys import Limits, add_key
-from counterpoint.gateway.ledger import Ledger
-from counterpoint.gateway.local import LocalUpstream
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.types import Message, Piece, Usage
+from counterpoint.gateway.upstreams.local import LocalUpstream
 from counterpoint.jobs import task_of
 from counterpoint.policy.prompting import Speaker
 from counterpoint.run import Run

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.policies import Pair
 from gateway.serving import serving
 

@@ -3,7 +3,8 @@
     python tests/gateway/misbehaving.py --port 0     # prints its port
 
 A mode is a function below: `/paced=20/mine/v1` writes a token every 20 ms. The label keeps the state and the counts of one test
-apart from another's; `GET /counts` has what was sent, by MODE/LABEL, and `GET /last/MODE/LABEL` the last request's body.
+apart from another's; `GET /counts` has what was sent, by MODE/LABEL, and `GET /last/MODE/LABEL` the last request's body. Where a
+label ends with `-vllm`, the list of models is as vLLM's.
 """
 
 import argparse
@@ -20,6 +21,8 @@ import httptools
 
 TOKENS = 32
 """Of a choice, if max_tokens allows so many."""
+CONTEXT = 4096
+"""Said by the list, and not kept to."""
 FOREVER = 3600.0
 MODEL = "fake"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -38,7 +41,7 @@ class Count:
     refused: int = 0
     """Answered with an error status."""
     prompt_tokens: int = 0
-    """Of the requests that were told their usage."""
+    """Of the requests that it began to answer."""
     output_tokens: int = 0
     """Written to a socket, whether or not anyone read them."""
     running: int = 0
@@ -91,26 +94,40 @@ class Reply:
         self.reason = "length" if limit < TOKENS else "stop"
         self.n = body.get("n") or 1
         self.logprobs = bool(body.get("logprobs"))
+        self.begun = False
 
     def write(self, data: bytes, tokens: int = 0) -> None:
-        """Write bytes that hold so many tokens; none are counted once the client has gone."""
+        """Write bytes that hold so many tokens; none are counted once the client has gone. The prompt counts with the first."""
         if not self.connection.lost:
             self.count.output_tokens += tokens
+            if tokens and not self.begun:
+                self.begun = True
+                self.count.prompt_tokens += self.usage["prompt_tokens"]
             self.connection.transport.write(data)
+
+    @property
+    def head(self) -> bytes:
+        """The head of a stream, and the usage as it is before the first token if that is wanted all along."""
+        if not self.options.get("continuous_usage_stats"):
+            return STREAM_HEAD
+        return STREAM_HEAD + framed(event([], usage={**self.usage, "completion_tokens": 0}))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.body.get("stream_options") or {}
 
     def token(self, number: int, index: int = 0, key: str = "content") -> None:
         self.write(token(number, index, key, self.logprobs), 1)
 
     def some(self, tokens: int) -> None:
         """The head and the first tokens."""
-        self.write(STREAM_HEAD)
+        self.write(self.head)
         for number in range(tokens):
             self.token(number)
 
     def end(self, usage: bool = True) -> None:
         last = framed(DONE) + END
-        if usage and (self.body.get("stream_options") or {}).get("include_usage"):
-            self.count.prompt_tokens += self.usage["prompt_tokens"]
+        if usage and self.options.get("include_usage"):
             last = framed(event([], usage=self.usage)) + last
         self.write(last)
 
@@ -119,10 +136,10 @@ class Reply:
         prompt, output = sum(len(message["content"].split()) for message in self.body["messages"]), self.tokens * self.n
         return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
 
-    def status(self, line: str, body: bytes, *headers: str, kind: str = "application/json") -> None:
+    def status(self, line: str, body: bytes, *headers: str, kind: str = "application/json", tokens: int = 0) -> None:
         self.count.refused += not line.startswith("2")
         head = "".join(f"{header}\r\n" for header in (f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers))
-        self.write(f"HTTP/1.1 {line}\r\n{head}\r\n".encode() + body)
+        self.write(f"HTTP/1.1 {line}\r\n{head}\r\n".encode() + body, tokens)
 
     def error(self, line: str, *headers: str) -> None:
         self.status(line, json.dumps({"error": {"message": f"this is a {line}", "code": int(line[:3])}}).encode(), *headers)
@@ -139,7 +156,7 @@ def instant(reply: Reply) -> None:
     if not reply.body.get("stream"):
         return plain(reply)
     tokens = whole(reply.tokens, reply.n, reply.reason, reply.logprobs)
-    reply.write(STREAM_HEAD + tokens, reply.tokens * reply.n)
+    reply.write(reply.head + tokens, reply.tokens * reply.n)
     reply.end()
 
 
@@ -149,15 +166,13 @@ def plain(reply: Reply) -> None:
     message = {"role": "assistant", "content": text}
     choices = [{"index": index, "message": message, "finish_reason": reply.reason} for index in range(reply.n)]
     body = {"id": "chatcmpl-fake", "object": "chat.completion", "created": 1, "model": MODEL, "choices": choices}
-    reply.count.output_tokens += reply.tokens * reply.n
-    reply.count.prompt_tokens += reply.usage["prompt_tokens"]
-    reply.status("200 OK", json.dumps({**body, "usage": reply.usage}).encode())
+    reply.status("200 OK", json.dumps({**body, "usage": reply.usage}).encode(), tokens=reply.tokens * reply.n)
 
 
 async def paced(reply: Reply, milliseconds: float) -> None:
     """A token of each choice every so often, timed from the first, so that delays do not add up."""
     loop = asyncio.get_running_loop()
-    reply.write(STREAM_HEAD)
+    reply.write(reply.head)
     due = loop.time()
     for number in range(reply.tokens):
         due += milliseconds / 1000
@@ -176,7 +191,7 @@ def silent(reply: Reply) -> None:
 
 def thinking(reply: Reply) -> None:
     """The first half apart, as reasoning."""
-    reply.write(STREAM_HEAD)
+    reply.write(reply.head)
     for number in range(reply.tokens):
         reply.token(number, 0, "reasoning_content" if number < reply.tokens // 2 else "content")
     reply.write(finish(0, reply.reason))
@@ -188,9 +203,21 @@ def echoing(reply: Reply, size: float = 3) -> None:
     said = [message["content"] for message in reply.body["messages"] if message["role"] == "user"][-1]
     parts = [said[start : start + int(size)] for start in range(0, len(said), int(size))]
     reply.tokens = len(parts)
-    reply.write(STREAM_HEAD)
+    reply.write(reply.head)
     for part in parts:
         reply.write(framed(event([{"index": 0, "delta": {"content": part}, "finish_reason": None}])), 1)
+    reply.write(finish(0, "stop"))
+    reply.end()
+
+
+async def closing(reply: Reply, more: float = 0) -> None:
+    """A signal and its closing tag, whatever the stop strings say; then so many tokens, and usage and end a little later."""
+    reply.tokens = 5 + int(more)
+    reply.write(reply.head)
+    for text in ("add", " them", "</thi", "nk>", "\n", *[" so"] * int(more)):
+        await asyncio.sleep(0.005)
+        reply.write(framed(event([{"index": 0, "delta": {"content": text}, "finish_reason": None}])), 1)
+    await asyncio.sleep(0.05)
     reply.write(finish(0, "stop"))
     reply.end()
 
@@ -246,7 +273,7 @@ async def stalled(reply: Reply) -> None:
 
 async def endless(reply: Reply) -> None:
     """Tokens for ever, whatever max_tokens says, as fast as they are read."""
-    reply.write(STREAM_HEAD)
+    reply.write(reply.head)
     while not reply.connection.lost:
         await reply.connection.writable.wait()
         for number in range(TOKENS):
@@ -262,7 +289,7 @@ async def line(reply: Reply) -> None:
 
 async def noise(reply: Reply) -> None:
     """Comments for ever."""
-    reply.write(STREAM_HEAD)
+    reply.write(reply.head)
     await forever(reply, b": still here\n\n" * 4096)
 
 
@@ -383,7 +410,7 @@ def lively(reply: Reply, percent: float = 5) -> "Coroutine[Any, Any, None] | Non
 MODES = {
     mode.__name__: mode
     for mode in (
-        *(instant, plain, paced, silent, thinking, echoing, commented, undone, lingering, unended),
+        *(instant, plain, paced, silent, thinking, echoing, closing, commented, undone, lingering, unended),
         *(headless, tokenless, stalled, endless, line, noise, vast),
         *(half, headers, dropped, cut),
         *(garbled, foreign, troubled, html, zipped, fat, moved),
@@ -436,7 +463,8 @@ class Connection(asyncio.Protocol):
         if after == "chat/completions":
             self.complete(before)
         elif after == "models":
-            self.send({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+            engine = {"owned_by": "vllm", "max_model_len": CONTEXT} if before.endswith("-vllm") else {}
+            self.send({"object": "list", "data": [{"id": MODEL, "object": "model", **engine}]})
         elif before == "counts":
             self.send({label: {**asdict(count), "last": None} for label, count in COUNTS.items()})
         elif before.startswith("last/"):

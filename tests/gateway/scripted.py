@@ -14,6 +14,8 @@ class Scripted:
         self.asks: list[Ask] = []
         self.open = 0
 
+    context_length = None
+
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         self.asks.append(ask)
         script = self.scripts[min(len(self.asks), len(self.scripts)) - 1]

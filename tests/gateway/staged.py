@@ -30,6 +30,8 @@ class Staged:
         self.closed = threading.Event()
         """A stream has ended, in whatever way."""
 
+    context_length = None
+
     async def stream(self, ask: Ask) -> AsyncIterator[Piece | Usage]:
         self.asks.append(ask)
         try:

@@ -1,14 +1,21 @@
 """What `counterpoint serve` is told, and what it makes of it."""
 
+import asyncio
+import contextlib
 import json
+import signal
 import socket
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from counterpoint.config_files import load_recipe
 from counterpoint.errors import ConfigError, RunError
-from counterpoint.gateway.command import Options, listen, of_run, settings
+from counterpoint.gateway import logs
+from counterpoint.gateway.access.keys import Limits, add_key, revoke_key
+from counterpoint.gateway.access.ledger import Ledger
+from counterpoint.gateway.command import Options, about_keys, listen, of_run, serve, settings
 from counterpoint.run import Run
 
 URLS = {"capable": "http://127.0.0.1:1/v1", "light": "http://127.0.0.1:2/v1"}
@@ -97,3 +104,41 @@ def test_an_unfinished_run_is_no_pair_to_serve(tmp_path):
 def test_a_port_that_is_taken_is_said():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="choose another --port"):
         listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_an_operator_is_told_how_many_keys_there_are_and_where(tmp_path):
+    def told(*more: str) -> list[str]:
+        return about_keys(settings(Options(**URLS, overrides=[f"keys.database={database}", *more])))
+
+    database = f"sqlite:///{tmp_path}/keys.db"
+    assert about_keys(settings(Options(**URLS))) == []
+    asyncio.run(Ledger(database).close())
+    empty = told()
+    assert empty[0] == f"0 API keys in {database}"
+    assert "every request is refused" in empty[1]
+    add_key(database, "plain")
+    assert told() == [f"1 API key in {database}"]
+    add_key(database, "limited", Limits(spend=5))
+    assert "no model has a price" in told()[1]
+    assert told("light.output_price=0.5") == [f"2 API keys in {database}"]
+    revoke_key(database, "limited")
+    assert told() == [f"1 API key in {database}"]
+
+
+def test_the_loop_is_asyncios_own_though_uvloop_is_installed(monkeypatch, capsys):
+    """uvloop takes in one connection a turn: under load, new clients wait for others to leave."""
+    pytest.importorskip("uvloop")
+    loops = []
+
+    def run(self: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        with contextlib.closing(self.config.get_loop_factory()()) as loop:
+            loops.append(type(loop).__module__.partition(".")[0])
+        for each in sockets:
+            each.close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(logs, "to_stderr", lambda: None)
+    serve(Options(**URLS, port=0))
+    assert loops == ["asyncio"]
+    assert "serving on" in capsys.readouterr().err

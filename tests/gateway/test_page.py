@@ -2,8 +2,8 @@
 
 import pytest
 
-from counterpoint.gateway.keys import add_key
-from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway.access.keys import add_key
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.types import Message, Piece
 from gateway.scripted import broken, words
 from gateway.staged import ANSWER, PRICES, SIGNAL, Gate, held, pair

@@ -6,9 +6,12 @@ from contextlib import aclosing
 import pytest
 
 from counterpoint.gateway.api import Delta
-from counterpoint.gateway.policies import POLICIES, Pair, Turn
+from counterpoint.gateway.policies import POLICIES, Pair
+from counterpoint.gateway.turn import Turn
 from counterpoint.gateway.types import Message, Piece, Sampling, UpstreamError, Usage
+from counterpoint.gateway.usage import Tariff, usage_body
 from gateway.scripted import Scripted, broken, words
+from gateway.serving import config_of
 
 
 def turn(**changes) -> Turn:
@@ -114,6 +117,23 @@ def test_a_request_that_the_model_rejects_is_not_tried_on_the_other():
     assert len(capable.asks) == 1
 
 
+def test_what_became_too_long_by_the_signal_the_capable_model_answers():
+    pair = Pair(Scripted("capable", words("two twos"), words("four")), Scripted("light", [broken("light", "rejected")]))
+    assert say("duet", pair, asked := turn()) == ("two twos", "four")
+    assert asked.fallback == "capable"
+    with pytest.raises(UpstreamError):
+        say("light", pair, turn())  # unaided it is the question that is wrong
+
+
+def test_a_signal_has_no_more_tokens_than_the_context_of_the_light_model_has_for_it():
+    pair = Pair(capable := Scripted("capable", words("s")), light := Scripted("light", words("4")))
+    light.context_length = 1000
+    say("duet", pair, turn(signal_tokens=4000, answer_tokens=200))
+    assert capable.asks[0].max_tokens == 1000 - 200 - 128 - 2
+    say("duet", pair, turn(signal_tokens=4000, answer_tokens=900))
+    assert capable.asks[1].max_tokens == 250  # the estimate is high: what does not fit the server says
+
+
 def test_an_answer_that_the_client_has_begun_to_read_is_not_begun_anew():
     half = [Piece(text="for", tokens=1), broken("light")]
     pair = Pair(Scripted("capable", words("s")), Scripted("light", half))
@@ -138,12 +158,20 @@ def test_auto_asks_the_capable_model_only_where_the_light_one_is_unsure(threshol
     assert asked.calls[0].usage == Usage(5, 1)  # a dropped answer was paid for too
 
 
+def test_auto_is_not_sure_of_an_answer_that_was_cut_off():
+    cut = [Piece(text="4", tokens=1, logprob=-0.01), Piece(finish="length"), Usage(5, 1)]
+    pair = Pair(Scripted("capable", words("because")), Scripted("light", cut, words("4")), auto_threshold=-5)
+    assert say("auto", pair, asked := turn()) == ("because", "4")
+    assert not asked.blind
+
+
 @pytest.mark.parametrize("told", [(None, None), (-0.01, None), ()])
 def test_auto_is_not_sure_of_tokens_whose_probability_is_not_told(told):
     """A server may know no log-probabilities: that is not certainty."""
     unaided = [Piece(text="4", tokens=1, logprob=logprob) for logprob in told] + [Piece(finish="stop")]
     pair = Pair(Scripted("capable", words("because")), Scripted("light", unaided, words("4")), auto_threshold=-5)
-    assert say("auto", pair, turn()) == ("because", "4")
+    assert say("auto", pair, asked := turn()) == ("because", "4")
+    assert asked.blind == bool(told)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +186,25 @@ def test_reasoning_within_a_text_is_told_apart(pieces):
 def test_a_text_without_an_opening_tag_is_all_answer(text):
     script = [*(Piece(text=letter, tokens=1) for letter in text), Piece(finish="stop")]
     assert say("capable", Pair(Scripted("capable", script), Scripted("light", [])), turn()) == ("", text)
+
+
+def test_alone_a_stop_string_ends_the_answer_and_never_the_thinking():
+    script = [Piece(text=text, tokens=1) for text in ("<think>a.", "b</think>", "4", ".", " or 5")]
+    pair = Pair(capable := Scripted("capable", [*script, None]), Scripted("light", []))
+    deltas = asyncio.run(_deltas("capable", pair, asked := turn(sampling=Sampling(stop=(".",)))))
+    assert ("".join(d.reasoning for d in deltas), "".join(d.content for d in deltas)) == ("a.b", "4")
+    assert deltas[-1].finish == "stop"
+    assert capable.asks[0].sampling.stop == ()  # a server would end the thinking at it
+    assert (capable.open, asked.calls[0].usage.output_tokens) == (0, 4)  # the rest was not waited for
+
+
+def test_a_choice_that_stopped_waits_for_the_others_and_then_for_no_more():
+    script = [Piece(0, "4.", tokens=1), Piece(1, "f", tokens=1), Piece(0, "no", tokens=1), Piece(1, "our", tokens=1)]
+    ends = [Piece(1, finish="length"), None]
+    pair = Pair(Scripted("capable", [*script, *ends]), Scripted("light", []))
+    deltas = asyncio.run(_deltas("capable", pair, turn(sampling=Sampling(stop=(".",), n=2))))
+    said = {index: "".join(d.content for d in deltas if d.index == index) for index in (0, 1)}
+    assert (said, {d.index: d.finish for d in deltas if d.finish}) == ({0: "4", 1: "four"}, {0: "stop", 1: "length"})
 
 
 @pytest.mark.parametrize("stage", ["capable", "light"])
@@ -177,6 +224,18 @@ def test_a_listener_that_goes_away_stops_the_model_and_what_it_wrote_is_counted(
 
     asyncio.run(leave())
     assert (pair.capable.open, pair.light.open) == (0, 0)
-    assert (asked.calls[-1].usage.prompt_tokens, asked.calls[-1].guessed) == (2, True)  # never nothing: "2+2?" was read
+    assert (asked.calls[-1].usage.prompt_tokens, asked.calls[-1].estimated) == (2, True)  # never nothing: "2+2?" was read
     assert asked.calls[-1].role == stage
     assert asked.calls[-1].usage.output_tokens == 1
+
+
+COUNTED = Usage(0, 1, estimated=True)
+
+
+@pytest.mark.parametrize("said", [COUNTED, UpstreamError("capable", "timeout", "late", COUNTED)])
+def test_a_prompt_that_the_model_did_not_say_is_estimated_and_so_it_says(said):
+    pair = Pair(Scripted("capable", [Piece(text="a", tokens=1), said]), Scripted("light", words("4")))
+    say("duet", pair, asked := turn())
+    assert [(call.usage, call.estimated) for call in asked.calls] == [(Usage(2, 1), True), (Usage(5, 1), False)]
+    usage = usage_body(asked, "duet", Tariff.of(config_of()))["counterpoint"]
+    assert (usage["estimated"], [call["estimated"] for call in usage["calls"]]) == (True, [True, False])

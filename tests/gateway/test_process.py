@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from counterpoint.gateway.keys import Limits
+from counterpoint.gateway.access.keys import Limits
 from gateway.serving import until
 from gateway.whole import booked, events, is_error, new_key, spoken
 
@@ -140,6 +140,12 @@ def test_killed_in_mid_request_it_leaves_an_open_row_and_its_limits_hold_when_it
         assert refused.status == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 61
         assert is_error(json.loads(refused.read()))
+
+
+def test_it_says_which_keys_it_knows(tmp_path, misbehaving, database, keys):
+    new_key(database)
+    with gateway(tmp_path, misbehaving.url("instant"), misbehaving.url("instant"), keys) as running:
+        assert f"1 API key in sqlite:///{database}" in running.said
 
 
 def test_a_taken_port_is_one_clear_line(tmp_path, misbehaving):

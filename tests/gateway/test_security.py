@@ -13,12 +13,12 @@ import time
 import openai
 import pytest
 
-from counterpoint.gateway import respond, server
-from counterpoint.gateway.chat import CONTROL, NOTES_CLOSE, NOTES_OPEN, in_its_place
-from counterpoint.gateway.keys import Limits, revoke_key
-from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway import incoming, outbox
+from counterpoint.gateway.access.keys import Limits, revoke_key
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.types import Piece
+from counterpoint.gateway.upstreams.chat import CONTROL, NOTES_CLOSE, NOTES_OPEN, in_its_place
 from gateway.scripted import Scripted, words
 from gateway.serving import serving, until
 from gateway.whole import booked, events, is_error, new_key, over, spoken
@@ -182,7 +182,7 @@ def test_a_length_that_lies_costs_nobody_anything(length, database, misbehaving,
 
 
 def test_clients_that_never_finish_their_request_do_not_hold_up_others(monkeypatch):
-    monkeypatch.setattr(server, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(incoming, "BODY_SECONDS", 0.5)
     slow = [b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ", raw(b"X-Slow: 1")[:-20]]
     with serving(pair(), server={"concurrent": 2, "queue": 0}) as served:
         held = [socket.create_connection(served.address, timeout=5) for _ in range(100)]
@@ -206,7 +206,7 @@ class Unhurried(Scripted):
 
 
 def test_a_client_that_reads_nothing_does_not_keep_its_place(monkeypatch):
-    monkeypatch.setattr(respond, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(outbox, "SEND_SECONDS", 0.3)
     flood = [Piece(text="x" * 100_000, tokens=1) for _ in range(200)]
     asked = Pair(Scripted("capable", words("two")), Unhurried("light", [*flood, Piece(finish="stop")]))
     with serving(asked, server={"concurrent": 1, "queue": 0}) as served, socket.socket() as connection:

@@ -5,15 +5,20 @@ import http.client
 import json
 import logging
 import socket
+import threading
+from unittest.mock import Mock
+from urllib.request import Request
 
 import openai
 import pytest
 
+from counterpoint.gateway import outbox
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.server import Gateway
-from counterpoint.gateway.types import Message, Piece
+from counterpoint.gateway.types import Message, Piece, UpstreamError, Usage
 from gateway.scripted import Scripted, broken, words
-from gateway.serving import config_of, serving, until
+from gateway.serving import config_of, fetch, serving, until
+from gateway.staged import Gate, Staged
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
 PRICES = {
@@ -228,6 +233,15 @@ def test_a_request_id_is_the_clients_if_it_is_one(given, echoed):
         assert (served.post({"messages": QUESTION}, **{"x-request-id": given})[2]["x-request-id"] == given) == echoed
 
 
+def test_tokens_that_are_estimated_are_metered_as_such():
+    script = [Piece(text="two", tokens=1), Usage(0, 1, estimated=True)]
+    with serving(pair(capable=[script])) as served:
+        served.post({"messages": QUESTION})
+        metrics = served.get("/metrics")[1]
+    assert 'counterpoint_estimated_tokens_total{direction="input",role="capable",stage="signal"} 2.0' in metrics
+    assert 'counterpoint_estimated_tokens_total{direction="output",role="light"' not in metrics
+
+
 @pytest.mark.parametrize("shown", [False, True])
 def test_texts_are_in_the_log_only_if_asked_for(shown, caplog):
     caplog.set_level(logging.INFO, "counterpoint.gateway")
@@ -236,6 +250,101 @@ def test_texts_are_in_the_log_only_if_asked_for(shown, caplog):
     [record] = [record for record in caplog.records if record.message == "request"]
     assert ("2+2" in str(record.fields)) == shown
     assert record.fields["capable_tokens"] == 2
+
+
+def test_what_a_model_failed_of_is_logged_and_its_own_words_only_where_texts_may_be(caplog):
+    caplog.set_level(logging.INFO, "counterpoint.gateway")
+    error = UpstreamError("capable", "server", "was answered with 500", quoted="cannot do 2+2?")
+    for shown in (False, True):
+        with serving(pair(capable=[[error]]), server={"log_texts": shown}) as served:
+            served.post({"messages": [{"role": "user", "content": "?"}]})
+    found = [record.fields["errors"] for record in caplog.records if record.message == "request"]
+    assert [[each["kind"], each["reason"]] for [each] in found] == [
+        ["server", "was answered with 500"],
+        ["server", "was answered with 500: cannot do 2+2?"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [(b"{", 400, "Invalid JSON"), (b" " * 2000, 413, "longer than 1024 bytes"), ({"model": "gpt"}, 404, "no model")],
+)
+def test_what_is_refused_before_a_model_is_asked_is_metered_and_logged_with_its_reason(body, status, reason, caplog):
+    caplog.set_level(logging.INFO, "counterpoint.gateway")
+    body = body if isinstance(body, bytes) else {"messages": QUESTION, **body}
+    with serving(pair(), server={"max_body_bytes": 1024}) as served:
+        assert served.post(body)[0] == status
+        metrics = served.get("/metrics")[1]
+    assert f'counterpoint_requests_total{{policy="none",status="{status}"}} 1.0' in metrics
+    [record] = [record for record in caplog.records if record.message == "refused"]
+    assert reason in record.fields["reason"]
+
+
+def test_models_are_asked_whether_they_are_ready_once_a_second():
+    asked = pair()
+    asked.capable.ready = Mock(side_effect=asked.capable.ready)
+    with serving(asked) as served:
+        assert {served.get("/health/ready")[0] for _ in range(5)} == {200}
+        assert asked.capable.ready.call_count == 1
+        served.gateway._looked -= 1.0
+        served.get("/health/ready")
+    assert asked.capable.ready.call_count == 2
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/health/live", "/health/ready", "/metrics"])
+def test_what_can_be_got_can_be_asked_for_its_head(path):
+    with serving(pair()) as served:
+        connection = http.client.HTTPConnection(*served.address, timeout=5)
+        connection.request("HEAD", path)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"")
+        connection.request("GET", "/health/live")  # and no body is left on the connection
+        assert connection.getresponse().read() == b'{"status":"live"}'
+        connection.close()
+        assert fetch(Request(f"{served.url}/v1/chat/completions", method="HEAD"))[0] == 405
+
+
+def test_while_a_stream_is_silent_comments_keep_it_open(monkeypatch):
+    monkeypatch.setattr(outbox, "BEAT_SECONDS", 0.02)
+    pause, gap = Gate(), Gate()
+    asked = Pair(Staged("capable", signal=[pause, *words("two")]), Staged("light", answer=[gap, *words("it is 4")]))
+    with serving(asked) as served:
+        connection = http.client.HTTPConnection(*served.address, timeout=5)
+        body = json.dumps({"messages": QUESTION, "stream": True})
+        connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        response = connection.getresponse()  # though no token has come
+        assert response.readline() == b": waiting\n"
+        pause.set_result(None)
+        while b"two" not in response.readline():
+            pass
+        assert [response.readline(), response.readline()] == [b"\n", b": waiting\n"]
+        gap.set_result(None)
+        assert response.read().endswith(b"data: [DONE]\n\n")
+        connection.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_openai_client_passes_over_comments(fails, monkeypatch):
+    monkeypatch.setattr(outbox, "BEAT_SECONDS", 0.02)
+    gate = Gate()
+    light = Staged("light", answer=[gate, *([broken("light")] if fails else words("4"))])
+    with serving(Pair(Staged("capable", signal=[*words("two")]), light, fallback=False)) as served:
+        threading.Timer(0.2, gate.set_result, (None,)).start()
+        stream = client(served).chat.completions.create(model="light", messages=QUESTION, stream=True)
+        if fails:
+            with pytest.raises(openai.APIError, match="light broke"):
+                list(stream)
+        else:
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == "4"
+
+
+def test_auto_over_a_server_without_log_probabilities_is_warned_of_once(caplog):
+    silent = [Piece(text="4", tokens=1), Piece(finish="stop"), Usage(5, 1)]
+    asked = pair(light=[silent, words("4"), silent, words("4")], auto_threshold=-1.0)
+    with serving(asked) as served:
+        assert [served.post({"model": "auto", "messages": QUESTION})[0] for _ in range(2)] == [200, 200]
+        assert "counterpoint_auto_blind_total 2.0" in served.get("/metrics")[1]
+    assert ["log-probabilities" in record.message for record in caplog.records if record.levelname == "WARNING"] == [True]
 
 
 def test_no_other_site_may_read_an_answer():

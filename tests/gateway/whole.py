@@ -8,26 +8,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from counterpoint.gateway.keys import Limits, add_key
-from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway.access.keys import Limits, add_key
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.types import Role
-from counterpoint.gateway.upstream import HttpUpstream
+from counterpoint.gateway.upstreams.http import HttpUpstream
 from gateway.serving import Served, config_of, serving
 
-QUICK = {"connect_seconds": 1.0, "first_token_seconds": 0.25, "total_seconds": 3.0, "retries": 1, "breaker_failures": 1000}
-"""Limits that let a test wait for them."""
+QUICK = {"connect_seconds": 3.0, "first_token_seconds": 5.0, "total_seconds": 10.0, "retries": 1, "breaker_failures": 1000}
+"""Limits that a server which is well keeps on a busy machine too."""
+HANGING = {"headless", "tokenless", "stalled"}
+"""Modes of which nothing more comes, on no machine."""
+IMPATIENT = {"first_token_seconds": 0.25}
+"""A limit for those, that lets a test wait for it."""
+TELLING = {"extra": {"stream_options": {"continuous_usage_stats": True}}}
+"""A server says its usage all along, so that of a call that broke off it is known to the token."""
 COLUMNS = ("capable_input", "capable_output", "light_input", "light_output")
 
 
 @contextlib.contextmanager
 def over(capable: str, light: str, database: Path | None = None, signal: str = "thinking", **sections: Any) -> Iterator[Served]:
     """A gateway over two URLs; `signal`: where it stands, for both."""
-    places = {role: {"url": url, "signal": signal, **QUICK} for role, url in (("capable", capable), ("light", light))}
+    places = {
+        role: {"url": url, "signal": signal, **limits(url), **TELLING} for role, url in (("capable", capable), ("light", light))
+    }
     config = config_of(**places, **sections)
     pair = Pair(HttpUpstream("capable", config.capable), HttpUpstream("light", config.light), config.routing.fallback)
     with serving(pair, Ledger(f"sqlite:///{database}") if database else None, **places, **sections) as served:
         yield served
+
+
+def limits(url: str) -> dict[str, float]:
+    """Of a server, by its mode."""
+    return QUICK | (IMPATIENT if HANGING & set(url.split("/")) else {})
 
 
 def new_key(database: Path, name: str = "tests", limits: Limits | None = None) -> str:

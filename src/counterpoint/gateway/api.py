@@ -135,6 +135,8 @@ class ApiError(Exception):
     ):
         super().__init__(message)
         self.status = status
+        self.reason = message
+        """For the log, which may be told more."""
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
         self.headers = {} if retry_after is None else {"retry-after": str(max(1, round(retry_after + 0.5)))}
         if hang_up:

@@ -50,6 +50,8 @@ def serve(options: Options) -> None:
         start_exporting()
     sock = listen(config.server.host, config.server.port)
     app = make_app(gateway_of(config))
+    for line in about_keys(config):
+        print(f"counterpoint: {line}", file=sys.stderr)
     to_stderr()
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -125,7 +127,7 @@ def of_run(directory: Path) -> dict[str, Any]:
 
 def gateway_of(config: GatewayConfig) -> Any:
     """The gateway of the settings, with its models loaded."""
-    from counterpoint.gateway.ledger import Ledger
+    from counterpoint.gateway.access.ledger import Ledger
     from counterpoint.gateway.policies import Pair
     from counterpoint.gateway.server import Gateway
 
@@ -134,15 +136,25 @@ def gateway_of(config: GatewayConfig) -> Any:
     return Gateway(config, pair, Ledger(config.keys.database) if config.keys.database else None)
 
 
+def about_keys(config: GatewayConfig) -> list[str]:
+    """What an operator has to know of the keys; nothing where none is asked for."""
+    if config.keys.database is None:
+        return []
+    from counterpoint.gateway.access.keys import what_to_know
+
+    prices = (price for model in (config.capable, config.light) for price in (model.input_price, model.output_price))
+    return what_to_know(config.keys.database, priced=any(prices))
+
+
 def upstream(role: Role, config: UpstreamConfig) -> Upstream:
     """A model behind a URL, or one loaded here."""
     if config.url:
-        from counterpoint.gateway.upstream import HttpUpstream
+        from counterpoint.gateway.upstreams.http import HttpUpstream
 
         return HttpUpstream(role, config)
     from transformers.utils import logging
 
-    from counterpoint.gateway.local import LocalUpstream
+    from counterpoint.gateway.upstreams.local import LocalUpstream
 
     logging.disable_progress_bar()
     return LocalUpstream(role, config)

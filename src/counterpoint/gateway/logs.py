@@ -25,6 +25,11 @@ def log(message: str, /, **fields: object) -> None:
     LOG.info(message, extra={OURS: fields})
 
 
+def warn(message: str) -> None:
+    """A line for an operator who has something to change."""
+    LOG.warning(message)
+
+
 def log_failure(message: str, error: Exception, /, **fields: object) -> None:
     """A line for something that went wrong and that no client is told in full."""
     LOG.error(message, exc_info=error, extra={OURS: fields})

@@ -7,61 +7,19 @@ of `duet/infer.py`: M writes a signal up to its closing tag, m answers with the 
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
+from counterpoint.duet.signal import SIGNAL_CLOSE
 from counterpoint.gateway.api import Delta
-from counterpoint.gateway.scan import Until
-from counterpoint.gateway.types import Ask, Message, Piece, Role, Sampling, Stage, Upstream, UpstreamError, Usage
+from counterpoint.gateway.turn import Call, Turn
+from counterpoint.gateway.types import Ask, Piece, Role, Upstream, UpstreamError, Usage
+from counterpoint.gateway.upstreams.context import within
+from counterpoint.gateway.upstreams.scan import Until
+from counterpoint.gateway.upstreams.thinking import Opening, Stopped
 
 CHARACTERS_A_TOKEN = 4
 SHARE_OF_ANSWER = 4
 """Of a bound on signal and answer together, a quarter is kept for the answer."""
-
-
-@dataclass
-class Call:
-    """What one call to one model took, filled while it goes on."""
-
-    role: Role
-    stage: Stage
-    model: str
-    usage: Usage = field(default_factory=Usage)
-    began: float = field(default_factory=time.time)
-    """Seconds since the epoch."""
-    seconds: float = 0.0
-    first_seconds: float | None = None
-    """Until the first token."""
-    error: str | None = None
-    """The kind of the error that ended it."""
-    thinking_tokens: int = 0
-    """Of a model alone: those before its answer."""
-    guessed: bool = False
-    """Whether the number of prompt tokens is a guess, since the call was ended before the model said it."""
-
-
-@dataclass
-class Turn:
-    """One request: what is asked, and what has been done for it so far."""
-
-    messages: tuple[Message, ...]
-    sampling: Sampling
-    signal_tokens: int
-    """M's budget."""
-    answer_tokens: int
-    """The answer's."""
-    total_tokens: int | None = None
-    """Bound on signal and answer together."""
-    streaming: bool = True
-    """Whether the client sees deltas as they come: then an answer that has begun cannot be taken back."""
-    calls: list[Call] = field(default_factory=list)
-    fallback: Role | None = None
-    """The model that stood in for the other."""
-
-    @property
-    def signal_written(self) -> int:
-        """Tokens that the signal took."""
-        return sum(call.usage.output_tokens for call in self.calls if call.stage == "signal")
 
 
 @dataclass(frozen=True)
@@ -79,14 +37,14 @@ async def duet(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
     """M writes the signal, m answers with it. If M fails, m answers with as much of it as there is."""
     signal = ""
     try:
-        async with aclosing(signal_by(pair.capable, turn)) as texts:
+        async with aclosing(signal_by(pair.capable, turn, pair.light.context_length)) as texts:
             async for text in texts:
                 signal += text
                 yield Delta(reasoning=text)
     except UpstreamError as error:
         stand_in("light", pair, turn, error)
     answers = answer_by(pair.light, turn, signal), answer_by(pair.capable, turn, signal)
-    async with aclosing(one_of(*answers, "capable", pair, turn)) as deltas:
+    async with aclosing(one_of(*answers, "capable", pair, turn, taken=bool(signal))) as deltas:
         async for delta in deltas:
             yield delta
 
@@ -102,7 +60,10 @@ def capable(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
 
 
 async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
-    """m answers unaided; where it is not sure enough of what it said, that is dropped and the pair is asked."""
+    """m answers unaided; where it is not sure enough of what it said, that is dropped and the pair is asked.
+
+    An answer that its budget cut off is none to be sure of. Nor is one whose log-probabilities the server does not tell.
+    """
     answer: list[Piece] = []
     try:
         async with aclosing(call(pair.light, ask_answer(turn, "", logprobs=True), turn)) as pieces:
@@ -113,6 +74,9 @@ async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
         rest = alone(pair.capable, turn)
     else:
         sure, threshold = confidence(answer), pair.auto_threshold
+        turn.blind = sure is None and any(piece.tokens for piece in answer)
+        if any(piece.finish == "length" for piece in answer):
+            sure = None
         rest = _these(answer) if sure is not None and threshold is not None and sure >= threshold else duet(pair, turn)
     async with aclosing(rest) as deltas:
         async for delta in deltas:
@@ -122,9 +86,13 @@ async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
 POLICIES = {"duet": duet, "light": light, "capable": capable, "auto": auto}
 
 
-async def signal_by(model: Upstream, turn: Turn) -> AsyncGenerator[str, None]:
-    """The signal as it is written, without its tags. The request ends with it: no token after it is paid for."""
-    budget = turn.signal_tokens
+async def signal_by(model: Upstream, turn: Turn, reader: int | None = None) -> AsyncGenerator[str, None]:
+    """The signal as it is written, without its tags. The request ends with it: no token after it is paid for.
+
+    Args:
+        reader: context length of the model that reads it, if it is known: what does not fit there is not asked for.
+    """
+    budget = within(turn.signal_tokens, reader, turn.messages, kept=turn.answer_tokens)
     if turn.total_tokens is not None:
         kept = min(turn.answer_tokens, max(1, turn.total_tokens // SHARE_OF_ANSWER))
         budget = min(budget, turn.total_tokens - kept)
@@ -141,6 +109,7 @@ async def signal_by(model: Upstream, turn: Turn) -> AsyncGenerator[str, None]:
             if text:
                 yield text
             if until.found:
+                ask.known.over = True
                 break
     if rest := until.feed(opening.end()) + until.end():
         yield rest
@@ -161,16 +130,33 @@ def ask_answer(turn: Turn, signal: str, logprobs: bool = False) -> Ask:
 
 
 async def alone(model: Upstream, turn: Turn) -> AsyncGenerator[Delta, None]:
-    """One model's reasoning and answer in one go, told apart."""
-    budget = turn.signal_tokens + turn.answer_tokens
-    ask = Ask("alone", turn.messages, min(budget, turn.total_tokens or budget), turn.sampling)
-    parts = [ThinkingApart() for _ in range(turn.sampling.n)]
+    """One model's reasoning and answer in one go, told apart.
+
+    The client's stop strings are for the answer, and a server would end the reasoning at them too: they are looked for here, and
+    the request ends once no choice goes on.
+    """
+    budget, n = turn.signal_tokens + turn.answer_tokens, turn.sampling.n
+    ask = Ask("alone", turn.messages, min(budget, turn.total_tokens or budget), replace(turn.sampling, stop=()))
+    parts, writing = [Stopped(turn.sampling.stop) for _ in range(n)], set(range(n))
     async with aclosing(call(model, ask, turn)) as pieces:
         async for piece in pieces:
-            thought, said = parts[piece.index].feed(piece.text, over=piece.finish is not None)
-            if piece.thinking or thought:
-                turn.calls[-1].thinking_tokens += piece.tokens
-            yield Delta(piece.thinking + thought, said, piece.index, piece.finish)
+            part = parts[piece.index]
+            if piece.finish:
+                writing.discard(piece.index)
+            if not part.found:
+                yield _split(piece, part, turn.calls[-1])
+            if writing and all(parts[index].found for index in writing):
+                break
+
+
+def _split(piece: Piece, part: Stopped, record: Call) -> Delta:
+    thought, said = part.feed(piece.text)
+    if piece.finish:
+        more_thought, more_said = part.end(finished=piece.finish == "stop")
+        thought, said = thought + more_thought, said + more_said
+    if piece.thinking or thought:
+        record.thinking_tokens += piece.tokens
+    return Delta(piece.thinking + thought, said, piece.index, "stop" if part.found else piece.finish)
 
 
 def spoken(piece: Piece) -> Delta:
@@ -182,7 +168,7 @@ async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, N
     """The pieces of one call. What it took is in the turn, however it ends: by itself, by an error, or since nobody listens."""
     record = Call(model.role, ask.stage, model.name)
     turn.calls.append(record)
-    began, counted, said, ended = time.monotonic(), 0, None, False
+    began, counted, said = time.monotonic(), 0, None
     try:
         async with aclosing(model.stream(ask)) as pieces:
             async for piece in pieces:
@@ -193,29 +179,42 @@ async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, N
                     record.first_seconds = time.monotonic() - began
                 counted += piece.tokens
                 yield piece
-        ended = True
     except UpstreamError as error:
-        record.error, said, ended = error.kind, error.usage, True
+        record.error, record.failure, said = error.kind, error, error.usage
         raise
     finally:
-        if not ended:  # by us: what the model had not said yet is counted, or guessed
-            known = ask.known.usage
-            record.guessed = known.prompt_tokens == 0
-            said = Usage(known.prompt_tokens or guessed_tokens(ask), max(known.output_tokens, counted))
-        record.usage = said or Usage(0, counted)
+        record.usage = said or _cut_short(ask.known.usage, counted)
+        if record.usage.estimated and not record.usage.prompt_tokens:
+            record.usage = replace(record.usage, prompt_tokens=guessed_tokens(ask))
+        record.estimated = record.usage.estimated
         record.seconds = time.monotonic() - began
         record.model = model.name
 
 
+def _cut_short(known: Usage, counted: int) -> Usage:
+    """Of a call that we ended."""
+    estimated = known.estimated or not known.prompt_tokens
+    return Usage(known.prompt_tokens, max(known.output_tokens, counted), estimated)
+
+
 def guessed_tokens(ask: Ask) -> int:
-    """Of a prompt whose model was not heard to the end: four characters a token, as English has about."""
-    return sum(len(message.content) for message in ask.messages) // CHARACTERS_A_TOKEN + 1
+    """Of a prompt whose model did not say it: four characters a token, as English has about."""
+    return sum(map(len, (*(message.content for message in ask.messages), ask.signal))) // CHARACTERS_A_TOKEN + 1
 
 
 async def one_of(
-    first: AsyncGenerator[Delta, None], second: AsyncGenerator[Delta, None], second_is: Role, pair: Pair, turn: Turn
+    first: AsyncGenerator[Delta, None],
+    second: AsyncGenerator[Delta, None],
+    second_is: Role,
+    pair: Pair,
+    turn: Turn,
+    taken: bool = False,
 ) -> AsyncGenerator[Delta, None]:
-    """What `first` says; what `second` says if `first` fails before the client has seen any of it."""
+    """What `first` says; what `second` says if `first` fails before the client has seen any of it.
+
+    Args:
+        taken: the second model has taken this request before.
+    """
     said: list[Delta] = []
     seen = False
     try:
@@ -229,7 +228,7 @@ async def one_of(
     except UpstreamError as error:
         if seen:
             raise
-        stand_in(second_is, pair, turn, error)
+        stand_in(second_is, pair, turn, error, taken)
         said = []
         async with aclosing(second) as deltas:
             async for delta in deltas:
@@ -238,59 +237,14 @@ async def one_of(
         yield delta
 
 
-def stand_in(role: Role, pair: Pair, turn: Turn, error: UpstreamError) -> None:
-    """Let the other model answer, said in the turn. Raises `error` where that is forbidden, useless, or was done before."""
-    if not pair.fallback or turn.fallback or error.kind == "rejected":
+def stand_in(role: Role, pair: Pair, turn: Turn, error: UpstreamError, taken: bool = False) -> None:
+    """Let the other model answer, said in the turn. Raises `error` where that is forbidden, useless, or was done before.
+
+    A request that one model rejects the other would too, unless it has `taken` it: then it became too long by the signal.
+    """
+    if not pair.fallback or turn.fallback or (error.kind == "rejected" and not taken):
         raise error
     turn.fallback = role
-
-
-class Opening:
-    """Takes the opening tag from the beginning of a text that comes in pieces, for models that write it themselves."""
-
-    def __init__(self) -> None:
-        self.held = ""
-        """The text so far, while it is open whether it begins with the tag."""
-        self.found = self.over = False
-
-    def feed(self, text: str) -> str:
-        """What is known not to belong to the tag."""
-        if self.over:
-            return text
-        self.held += text
-        start = self.held.lstrip()
-        self.found = start.startswith(SIGNAL_OPEN)
-        inside = start[len(SIGNAL_OPEN) :].lstrip("\n")
-        if SIGNAL_OPEN.startswith(start) or (self.found and not inside):
-            return ""
-        self.over = True
-        return inside if self.found else self.held
-
-    def end(self) -> str:
-        """What was held back: no more text comes."""
-        over, self.over = self.over, True
-        return "" if over or self.found else self.held
-
-
-class ThinkingApart:
-    """Splits a model's text at its closing tag, where a server that does not do so sends both as one text."""
-
-    def __init__(self) -> None:
-        self.opening, self.until, self.thinking = Opening(), Until(SIGNAL_CLOSE), True
-
-    def feed(self, text: str, over: bool) -> tuple[str, str]:
-        """The reasoning and the answer in `text`; `over`: no more comes."""
-        if not self.thinking:
-            return "", text
-        text = self.opening.feed(text) + (self.opening.end() if over else "")
-        if not self.opening.found:
-            self.thinking = not self.opening.over
-            return "", text
-        thought = self.until.feed(text)
-        if self.until.found:
-            self.thinking = False
-            return thought, self.until.rest.lstrip("\n")
-        return thought + (self.until.end() if over else ""), ""
 
 
 def confidence(pieces: list[Piece]) -> float | None:

@@ -4,17 +4,19 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from counterpoint.errors import LedgerError
+from counterpoint.gateway.access.ledger import Admission
 from counterpoint.gateway.api import DONE, ApiError, ChatRequest, Chunks, Delta, PolicyName, Whole, error_event
-from counterpoint.gateway.ledger import Admission
 from counterpoint.gateway.logs import log, log_failure
-from counterpoint.gateway.policies import POLICIES, Turn
+from counterpoint.gateway.outbox import SEND_SECONDS, Outbox, Unread
+from counterpoint.gateway.policies import POLICIES
 from counterpoint.gateway.tracing import trace_turn
+from counterpoint.gateway.turn import Turn
 from counterpoint.gateway.types import ErrorKind, Role, UpstreamError, Usage
 from counterpoint.gateway.usage import total, usage_body
 
@@ -33,14 +35,8 @@ STATUS: dict[ErrorKind, int] = {
 }
 GONE = 499
 """In logs and metrics: the client left before the end."""
-SEND_SECONDS = 60.0
-"""For a client to read some of what it was sent; one that does not holds a place that others wait for."""
 STOPPING = ApiError(503, "the server stops; ask again elsewhere or later", "server_error", "stopping", retry_after=5)
 INTERNAL = ApiError(500, "the gateway failed; its log says how", "server_error", "internal_error")
-
-
-class Unread(Exception):
-    """The client is there, but reads nothing."""
 
 
 class Served(Response):
@@ -52,6 +48,8 @@ class Served(Response):
         super().__init__()
         self.gateway, self.id, self.asked, self.policy, self.turn, self.admission = gateway, id, asked, policy, turn, admission
         self.began, self.status, self.is_booked = time.monotonic(), GONE, False
+        self.reason: str | None = None
+        """Why there is no answer, where that is no model's doing."""
         self.outbox: Outbox | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,13 +72,16 @@ class Served(Response):
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The answer, or the error in its place."""
         try:
+            if self.asked.stream:
+                self.outbox = Outbox(send, self.head)
             async with self.gateway.gate.place():
-                if self.asked.stream:
-                    await self.stream(send)
+                if self.outbox:
+                    await self.stream(self.outbox)
                 else:
                     response = await self.whole()
                     await response(scope, receive, send)
         except (UpstreamError, ApiError) as error:
+            self.reason = str(error) if isinstance(error, ApiError) else None
             await self.fail(as_api_error(error), scope, receive, send)
         except Unread:
             pass  # booked as gone
@@ -95,38 +96,40 @@ class Served(Response):
         """Say that there is no answer: with a status of its own, or as an event where the answer has begun."""
         self.status = error.status
         await self.book()
-        if self.outbox is None:
-            await JSONResponse(error.body, error.status, self.headers_now() | error.headers)(scope, receive, send)
-        else:
-            rest = self.outbox.stop() + error_event(error)
+        unsent = self.outbox.stop() if self.outbox else b""
+        if self.outbox and (self.outbox.begun or unsent):
             with suppress(TimeoutError):
                 async with asyncio.timeout(SEND_SECONDS):
-                    await send({"type": "http.response.body", "body": rest, "more_body": False})
+                    if not self.outbox.begun:
+                        await send(self.head())
+                    await send({"type": "http.response.body", "body": unsent + error_event(error), "more_body": False})
+        else:
+            await JSONResponse(error.body, error.status, self.headers_now() | error.headers)(scope, receive, send)
 
-    async def stream(self, send: Send) -> None:
+    async def stream(self, outbox: Outbox) -> None:
         """Server-sent events: every delta as it comes, then the finish and the usage."""
         chunks = Chunks(f"chatcmpl-{self.id}", self.asked.model, self.turn.sampling.n)
         finishes: dict[int, str] = {}
+        spoke = False
         async with aclosing(self.deltas()) as deltas:
             async for delta in deltas:
-                if self.outbox is None:
-                    await send({"type": "http.response.start", "status": 200, "headers": self.raw("text/event-stream")})
-                    self.outbox = Outbox(send)
-                    self.outbox.put(chunks.first())
+                if not spoke:
+                    spoke = True
+                    outbox.put(chunks.first())
                 if delta.finish:
                     finishes[delta.index or 0] = delta.finish
                 if delta.reasoning or delta.content:
-                    self.outbox.put(chunks.of(delta))
-        if self.outbox is None:
+                    outbox.put(chunks.of(delta))
+        if not spoke:
             raise ApiError(502, "the model ended without a word", "server_error", "protocol")
         self.status = 200
         await self.book()
         usage = usage_body(self.turn, self.policy, self.gateway.tariff)
-        self.outbox.put(chunks.finished(finishes, None if self.asked.wants_usage else usage))
+        outbox.put(chunks.finished(finishes, None if self.asked.wants_usage else usage))
         if self.asked.wants_usage:
-            self.outbox.put(chunks.usage(usage))
-        self.outbox.put(DONE)
-        await self.outbox.close()
+            outbox.put(chunks.usage(usage))
+        outbox.put(DONE)
+        await outbox.close()
 
     async def whole(self) -> JSONResponse:
         """All of it at once."""
@@ -147,9 +150,15 @@ class Served(Response):
         fallback = {"x-counterpoint-fallback": self.turn.fallback} if self.turn.fallback else {}
         return {"x-request-id": self.id, "x-counterpoint-policy": self.policy, "cache-control": "no-store", **fallback}
 
-    def raw(self, content_type: str) -> list[tuple[bytes, bytes]]:
-        headers = {"content-type": content_type, "x-accel-buffering": "no", **self.headers_now()}  # proxies pass on each event
-        return [(name.encode(), value.encode()) for name, value in headers.items()]
+    def head(self) -> dict[str, Any]:
+        """Of a stream, as it is known when something is first sent."""
+        headers = {
+            "content-type": "text/event-stream",
+            "x-accel-buffering": "no",
+            **self.headers_now(),
+        }  # proxies pass on each event
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        return {"type": "http.response.start", "status": 200, "headers": raw}
 
     async def book(self) -> None:
         """Write down, once, what was spent: in the ledger, the metrics, the log and the trace."""
@@ -162,7 +171,10 @@ class Served(Response):
         used: dict[Role, Usage] = {"capable": total(self.turn, "capable"), "light": total(self.turn, "light")}
         self.gateway.metrics.ended(self.policy, self.status, seconds, self.turn, key, cost)
         trace_turn(self.id, self.policy, self.status, self.turn, seconds)
-        texts = {"messages": [vars(m) for m in self.turn.messages]} if self.gateway.config.server.log_texts else {}
+        if self.turn.blind:
+            self.gateway.warn_once("auto asks the pair every time: m's server gives no log-probabilities; have it, or take duet")
+        shown = self.gateway.config.server.log_texts
+        texts = {"messages": [vars(m) for m in self.turn.messages]} if shown else {}
         log(
             "request",
             id=self.id,
@@ -173,7 +185,8 @@ class Served(Response):
             seconds=round(seconds, 4),
             capable_tokens=used["capable"].output_tokens,
             light_tokens=used["light"].output_tokens,
-            errors=[call.error for call in self.turn.calls if call.error],
+            reason=self.reason,
+            errors=[failed(call.failure, shown) for call in self.turn.calls if call.failure],
             **texts,
         )
         if self.gateway.ledger and self.admission:
@@ -184,45 +197,9 @@ class Served(Response):
                 log_failure("booking", error, id=self.id, key=key)
 
 
-class Outbox:
-    """Sends what is put in, in order. What came in one turn of the event loop goes out as one piece."""
-
-    def __init__(self, send: Send):
-        self.parts: list[bytes] = []
-        self.wake, self.closing = asyncio.Event(), False
-        self.task = asyncio.create_task(self._run(send))
-
-    def put(self, data: bytes) -> None:
-        """Raises `Unread` once the client has read nothing for too long."""
-        if self.task.done():
-            self.task.result()
-        self.parts.append(data)
-        self.wake.set()
-
-    async def close(self) -> None:
-        """Send the rest and end the response. Raises `Unread`."""
-        self.closing = True
-        self.wake.set()
-        await self.task
-
-    def stop(self) -> bytes:
-        """Send no more; what was not sent."""
-        self.task.cancel()
-        return b"".join(self.parts)
-
-    async def _run(self, send: Send) -> None:
-        closing = False
-        while not closing:
-            await self.wake.wait()
-            self.wake.clear()
-            count, closing = len(self.parts), self.closing
-            try:
-                async with asyncio.timeout(SEND_SECONDS):
-                    body = b"".join(self.parts)
-                    await send({"type": "http.response.body", "body": body, "more_body": not closing})
-            except TimeoutError as error:
-                raise Unread from error
-            del self.parts[:count]
+def failed(error: UpstreamError, shown: bool) -> dict[str, str]:
+    """A model's failure, for the log; its own words, which may quote the client's, only where those may stand there."""
+    return {"role": error.role, "kind": error.kind, "reason": str(error) if shown else error.reason}
 
 
 async def left(receive: Receive) -> None:

@@ -1,36 +1,34 @@
 """The gateway over HTTP: routes, admission, and errors as OpenAI's clients know them."""
 
 import asyncio
-import re
-import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from counterpoint.errors import LedgerError
+from counterpoint.gateway.access.ledger import Admission, Ledger, Refused
 from counterpoint.gateway.api import SERVED, ApiError, ChatRequest, ErrorBody, PolicyName, parse
-from counterpoint.gateway.config import LOOPBACK, GatewayConfig
+from counterpoint.gateway.config import GatewayConfig
 from counterpoint.gateway.gate import Gate
-from counterpoint.gateway.ledger import Admission, Ledger, Refused
-from counterpoint.gateway.logs import log, log_failure
+from counterpoint.gateway.incoming import HeadAsGet, body_of, check_host, id_of
+from counterpoint.gateway.logs import log, log_failure, warn
 from counterpoint.gateway.metrics import Metrics
 from counterpoint.gateway.page import page_response
-from counterpoint.gateway.policies import Pair, Turn
+from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.respond import INTERNAL, STOPPING, Served
+from counterpoint.gateway.turn import Turn
 from counterpoint.gateway.types import Sampling
 from counterpoint.gateway.usage import Tariff
 
-BODY_SECONDS = 30.0
-"""In which the body of a request has to come."""
 BOOKING_SECONDS = 5.0
 """For requests that are ended when the server stops, to be booked."""
-OWN_HOSTS = [f"[{name}]" if ":" in name else name for name in LOOPBACK]
-"""As a Host header has them."""
+READY_SECONDS = 1.0
+"""For which it stays known whether the models can be asked."""
 ANSWER = {"description": "The answer, at once or as events.", "content": {"text/event-stream": {}}}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": what, "model": ErrorBody}
@@ -61,11 +59,26 @@ class Gateway:
         self.gate = Gate(config.server.concurrent, config.server.queue)
         self.tasks: set[asyncio.Task[Any]] = set()
         """One for each request that is not booked yet."""
+        self._looking, self._looked = asyncio.Lock(), -READY_SECONDS
+        self._ready: dict[str, bool] = {}
+        self._warned: set[str] = set()
 
     async def chat(self, request: Request) -> Response:
-        """Take a request in: who asks, what, of whom. The answer itself is `respond.Served`."""
+        """Take a request in. What is refused here is counted and logged; `respond.Served` does so for the rest."""
         self.watch(asyncio.current_task())
         request_id = id_of(request)
+        try:
+            return await self.taken_in(request, request_id)
+        except ApiError as error:
+            self.metrics.requests.labels("none", str(error.status)).inc()
+            log("refused", id=request_id, status=error.status, reason=error.reason)
+            raise
+        except LedgerError:
+            self.metrics.requests.labels("none", "503").inc()
+            raise
+
+    async def taken_in(self, request: Request, request_id: str) -> Response:
+        """Who asks, what, of whom; and the answer."""
         admission = await self.admit(request)
         try:
             asked = parse(await body_of(request, self.config.server.max_body_bytes))
@@ -77,6 +90,12 @@ class Gateway:
                 raise STOPPING from error
             raise
         return Served(self, request_id, asked, policy, self.turn_of(asked), admission)
+
+    def warn_once(self, message: str) -> None:
+        """Into the log, however often it is true."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warn(message)
 
     def watch(self, task: asyncio.Task[Any] | None) -> None:
         """Let `close` wait for a request."""
@@ -94,11 +113,13 @@ class Gateway:
             return await self.ledger.admit(key.strip() if scheme.lower() == "bearer" else None)
         except Refused as refused:
             self.metrics.refused.labels(refused.kind).inc()
-            log("refused", id=id_of(request), kind=refused.kind, detail=refused.detail)
             if refused.kind == "invalid_key":
                 message = "no valid API key: send `Authorization: Bearer KEY` with a key of `counterpoint keys add`"
-                raise ApiError(401, message, "authentication_error", "invalid_api_key") from refused
-            raise ApiError(429, str(refused), "rate_limit_error", refused.kind, retry_after=refused.retry_after) from refused
+                error = ApiError(401, message, "authentication_error", "invalid_api_key")
+            else:
+                error = ApiError(429, str(refused), "rate_limit_error", refused.kind, retry_after=refused.retry_after)
+            error.reason = refused.detail
+            raise error from refused
 
     def check_place(self, request: Request) -> None:
         """Raises `ApiError` 403 for a request that a foreign web page may have sent here, where no key would stop it."""
@@ -143,8 +164,12 @@ class Gateway:
         )
 
     async def ready(self) -> dict[str, bool]:
-        """Which of the two models can be asked."""
-        return {"capable": await self.pair.capable.ready(), "light": await self.pair.light.ready()}
+        """Which of the two models can be asked. However often that is asked, they are so once a second."""
+        async with self._looking:
+            if time.monotonic() >= self._looked + READY_SECONDS:
+                capable, light = await asyncio.gather(self.pair.capable.ready(), self.pair.light.ready())
+                self._ready, self._looked = {"capable": capable, "light": light}, time.monotonic()
+        return self._ready
 
     async def close(self) -> None:
         """Let go of everything, once what runs has been booked."""
@@ -175,6 +200,7 @@ def make_app(gateway: Gateway) -> FastAPI:
         return described
 
     app.openapi = openapi
+    app.add_middleware(HeadAsGet)
 
     @app.post(
         "/v1/chat/completions", responses={200: ANSWER, **ERRORS}, openapi_extra={"requestBody": {"required": True, **body}}
@@ -232,41 +258,3 @@ def make_app(gateway: Gateway) -> FastAPI:
         return await _refused(request, INTERNAL)  # the server that runs the app logs it
 
     return app
-
-
-def id_of(request: Request) -> str:
-    """The client's own request id, if it is one, else a new one."""
-    given = request.headers.get("x-request-id", "")
-    return given if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", given) else secrets.token_hex(12)
-
-
-async def body_of(request: Request, limit: int) -> bytes:
-    """The body.
-
-    Raises `ApiError` 415 if it is not JSON; 413, without reading on, if it is longer than `limit` bytes; 408 if it does not come.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # what a browser sends for another site without asking first is never this
-        raise ApiError(415, f"the content type is {kind or 'not given'}; send application/json")
-    too_long = ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large", hang_up=True)
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise too_long
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > limit:
-                    raise too_long
-    except TimeoutError as error:
-        raise ApiError(408, f"the body did not come in {BODY_SECONDS:g} seconds", hang_up=True) from error
-    except ClientDisconnect as error:
-        raise ApiError(400, "the body broke off") from error  # nobody reads it
-    return bytes(body)
-
-
-def check_host(request: Request) -> None:
-    """Without keys the server is for this machine: a name that a web page has pointed at it does not count."""
-    host = request.headers.get("host", "")
-    if re.sub(r":\d+$", "", host) not in OWN_HOSTS:
-        raise ApiError(403, f"the host {host!r} is not this machine's; without API keys only {', '.join(OWN_HOSTS)} are served")

@@ -3,7 +3,7 @@
 import time
 
 from counterpoint.errors import ConfigError
-from counterpoint.gateway.policies import Turn
+from counterpoint.gateway.turn import Turn
 
 try:
     from opentelemetry import trace

@@ -37,13 +37,18 @@ class Usage:
 
     prompt_tokens: int = 0
     output_tokens: int = 0
+    estimated: bool = field(default=False, compare=False)
+    """Whether the model did not say all of it: then output is counted by what came, and a prompt of 0 is not known."""
 
 
 @dataclass
 class Known:
-    """What a model has said of its usage so far: all there is of it if the call is ended before its end."""
+    """What caller and model know of each other if the call is ended before its end."""
 
     usage: Usage = field(default_factory=Usage)
+    """So far, as the model said or as was counted."""
+    over: bool = False
+    """The caller has all that it asked for; one that is about to end by itself may be waited for: it then says its usage."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,11 @@ class Upstream(Protocol):
     name: str
     """The model's name, for usage and errors."""
 
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of prompt and output together; None where that is not known, or where the model cuts what is too long itself."""
+        ...
+
     def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         """The pieces of the completion as they are written, and one `Usage` last.
 
@@ -111,10 +121,20 @@ class UpstreamError(Exception):
             url or model name is wrong), `breaker` (not asked, since it failed just before).
         usage: what was spent before it failed, counted by the pieces that came where the model did not say.
         retry_after: seconds, if the model said.
+        reason: the message without what it quotes of the model's own words, which may hold those of the client.
     """
 
-    def __init__(self, role: Role, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None):
-        super().__init__(message)
+    def __init__(
+        self,
+        role: Role,
+        kind: ErrorKind,
+        message: str,
+        usage: Usage | None = None,
+        retry_after: float | None = None,
+        quoted: str = "",
+    ):
+        super().__init__(f"{message}: {quoted}" if quoted else message)
+        self.reason = message
         self.role = role
         self.kind: ErrorKind = kind
         self.usage = usage or Usage()

@@ -7,8 +7,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from counterpoint.gateway.completion import BadCompletion, Completion, first_listed
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, Usage
+from counterpoint.gateway.upstreams.completion import BadCompletion, Completion, listed
 
 
 def completion(n: int = 1, max_tokens: int = 8, logprobs: bool = False) -> Completion:
@@ -70,6 +70,36 @@ def test_usage_is_the_servers_where_it_says_it():
     into.pieces(said)
     into.pieces(b'{"choices": [], "usage": null}')
     assert into.usage == Usage(9, 30)
+
+
+def said(prompt: int, output: int, *choices: dict[str, Any]) -> bytes:
+    return json.dumps({"choices": choices, "usage": {"prompt_tokens": prompt, "completion_tokens": output}}).encode()
+
+
+def test_what_came_after_a_server_last_said_its_usage_is_counted_and_makes_it_an_estimate():
+    into = completion()
+    into.pieces(said(9, 0))
+    assert (into.usage, into.usage.estimated) == (Usage(9, 0), False)
+    into.pieces(chunk("a"))
+    assert (into.usage, into.usage.estimated) == (Usage(9, 1), True)
+    into.pieces(said(9, 30))  # it thought and did not show it
+    assert (into.usage, into.usage.estimated) == (Usage(9, 30), False)
+
+
+def test_usage_in_the_chunks_of_several_choices_is_that_of_one_choice_each():
+    into = completion(n=2)
+    for index, tokens in ((0, 1), (1, 1), (0, 2)):
+        into.pieces(said(9, tokens, {"index": index, "delta": {"content": "a"}, "finish_reason": None}))
+    assert into.usage == Usage(9, 3)
+    into.pieces(said(9, 4))
+    assert into.usage == Usage(9, 4)
+
+
+def test_without_the_servers_word_usage_is_an_estimate_once_something_came():
+    into = completion()
+    assert not into.usage.estimated
+    into.pieces(chunk("a"))
+    assert into.usage.estimated
 
 
 def test_usage_that_makes_no_sense_is_counted_instead():
@@ -182,10 +212,19 @@ def test_whatever_a_server_sends_is_pieces_or_a_bad_completion(chunks, streamed)
 
 
 def test_the_first_model_of_a_list():
-    assert first_listed(b'{"data": [{"id": "one"}, {"id": "two"}]}') == "one"
+    assert listed(b'{"data": [{"id": "one"}, {"id": "two"}]}').name == "one"
+
+
+def test_what_a_list_says_of_the_model_that_is_wanted():
+    body = b'{"data": [{"id": "one"}, {"id": "two", "owned_by": "vllm"}]}'
+    assert (listed(body, "two").tells_usage, listed(body, "one").tells_usage, listed(body, "three").name) == (
+        True,
+        False,
+        "three",
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"data": []}', b'{"data": [{"id": 3}]}', b'{"data": [{"id": ""}]}'])
 def test_a_list_without_models_is_an_error(body):
     with pytest.raises(BadCompletion):
-        first_listed(body)
+        listed(body)

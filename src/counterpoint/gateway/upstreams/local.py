@@ -16,8 +16,8 @@ from counterpoint.config import EvaluationConfig, ModelConfig
 from counterpoint.duet.infer import answer_alone, write_answers, write_signals
 from counterpoint.errors import ConfigError, CounterpointError, DataError, ModelError
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.incremental import Choice
 from counterpoint.gateway.types import Ask, ErrorKind, Message, Piece, Role, Sampling, UpstreamError, Usage
+from counterpoint.gateway.upstreams.incremental import Choice
 from counterpoint.policy.load import BUILTIN, load_policy
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker
@@ -47,6 +47,9 @@ class LocalUpstream:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"counterpoint-{role}")
         self._requests: set[Request] = set()
         self._closed = False
+
+    context_length = None
+    """It cuts what is too long itself."""
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         """See `Upstream.stream`. The limits of time include waiting for other requests."""
@@ -88,7 +91,7 @@ class LocalUpstream:
         try:
             request.complete()
         except CounterpointError as error:
-            raise self._error("rejected", f"cannot take this: {error}", request.usage) from error
+            raise self._error("rejected", "cannot take this", request.usage, str(error)) from error
         except (RuntimeError, MemoryError) as error:  # torch's errors, out of memory among them
             raise self._error("server", f"failed: {error}", request.usage) from error
 
@@ -101,8 +104,8 @@ class LocalUpstream:
         except TimeoutError as error:
             raise self._error("timeout", f"took longer than {limit:g} s", request.usage) from error
 
-    def _error(self, kind: ErrorKind, what: str, usage: Usage | None = None) -> UpstreamError:
-        return UpstreamError(self.role, kind, f"{self.name} {what}", usage)
+    def _error(self, kind: ErrorKind, what: str, usage: Usage | None = None, quoted: str = "") -> UpstreamError:
+        return UpstreamError(self.role, kind, f"{self.name} {what}", usage, quoted=quoted)
 
 
 class Cancelled(Exception):

@@ -9,10 +9,10 @@ import pytest
 
 from counterpoint.cli import main
 from counterpoint.errors import LedgerError
+from counterpoint.gateway.access.database import keys, open_database
+from counterpoint.gateway.access.keys import Limits, add_key, list_keys, revoke_key
 from counterpoint.gateway.config import DEFAULT_DATABASE, KeysConfig
-from counterpoint.gateway.database import keys, open_database
-from counterpoint.gateway.keys import Limits, add_key, list_keys, revoke_key
-from gateway.bookkeeping import COST, opened, request
+from gateway.access.bookkeeping import COST, opened, request
 
 
 def run(capsys, *arguments: str) -> tuple[str, str]:

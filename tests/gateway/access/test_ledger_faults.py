@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import event, func, select, text
 
 from counterpoint.errors import LedgerError
-from counterpoint.gateway import ledger as ledger_module
-from counterpoint.gateway.admission import MOST_TOKENS, Refused
-from counterpoint.gateway.database import COST_UNITS, TOKEN_COLUMNS, keys, open_database, usage
-from counterpoint.gateway.keys import Limits, add_key
-from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway.access import ledger as ledger_module
+from counterpoint.gateway.access.admission import MOST_TOKENS, Refused
+from counterpoint.gateway.access.database import COST_UNITS, TOKEN_COLUMNS, keys, open_database, usage
+from counterpoint.gateway.access.keys import Limits, add_key
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.types import Usage
-from gateway.bookkeeping import COST, USED, opened, outcomes, request, use_of
+from gateway.access.bookkeeping import COST, USED, opened, outcomes, request, use_of
 
 SHORT = 0.3
 """Seconds of patience with a database that will not answer."""
@@ -319,7 +319,7 @@ def test_a_bug_reaches_the_callers_and_the_writer_goes_on(sqlite_database, monke
 
 BUSY = """
 import asyncio, sys
-from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.types import Usage
 
 async def client(ledger, key):
@@ -361,7 +361,7 @@ def test_kill_9_in_mid_booking_leaves_whole_rows_and_loses_none_that_was_said_to
 
 def test_a_request_that_a_dead_gateway_left_open_counts_as_a_request(database):
     key = add_key(database, "ci", Limits(requests_per_minute=1, tokens_per_minute=1, spend=COST))
-    code = "import asyncio, os, sys\nfrom counterpoint.gateway.ledger import Ledger\n"
+    code = "import asyncio, os, sys\nfrom counterpoint.gateway.access.ledger import Ledger\n"
     code += "async def main(): await Ledger(sys.argv[1]).admit(sys.argv[2]); os.kill(os.getpid(), 9)\nasyncio.run(main())"
     assert subprocess.run([sys.executable, "-c", code, database, key], timeout=60).returncode == -signal.SIGKILL
 

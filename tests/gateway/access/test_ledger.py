@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from counterpoint.gateway.admission import MOST_COST, MOST_TOKENS, WINDOW, Admission, Refused, settle
-from counterpoint.gateway.database import COST_UNITS, hash_of, open_database
-from counterpoint.gateway.keys import Limits, add_key, list_keys, revoke_key
+from counterpoint.gateway.access.admission import MOST_COST, MOST_TOKENS, WINDOW, Admission, Refused, settle
+from counterpoint.gateway.access.database import COST_UNITS, hash_of, open_database
+from counterpoint.gateway.access.keys import Limits, add_key, list_keys, revoke_key
 from counterpoint.gateway.types import Usage
-from gateway.bookkeeping import COST, TOKENS, USED, opened, outcomes, request, use_of
+from gateway.access.bookkeeping import COST, TOKENS, USED, opened, outcomes, request, use_of
 
 
 class Clock:

@@ -14,8 +14,8 @@ from threading import Thread
 from typing import Any
 
 from counterpoint.errors import LedgerError
-from counterpoint.gateway.admission import Admission, Booking, Clock, Refused, no_such_key, settle
-from counterpoint.gateway.database import COST_UNITS, PATIENCE, failure, hash_of, open_database
+from counterpoint.gateway.access.admission import Admission, Booking, Clock, Refused, no_such_key, settle
+from counterpoint.gateway.access.database import COST_UNITS, PATIENCE, failure, hash_of, open_database
 from counterpoint.gateway.types import Role, Usage
 
 LARGEST_GROUP = 512

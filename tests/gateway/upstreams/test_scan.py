@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterpoint.gateway.scan import Until
+from counterpoint.gateway.upstreams.scan import Until
 
 
 def test_text_passes_up_to_the_marker_and_no_further():
@@ -31,3 +31,9 @@ def test_however_a_text_is_cut_what_passes_is_what_is_before_the_marker(text, cu
     passed = "".join(until.feed(text[a:b]) for a, b in pairwise(edges)) + until.end()
     assert passed == text.split(marker)[0]
     assert until.found == (marker in text)
+
+
+def test_the_first_of_several_markers_ends_the_text():
+    until = Until("stop", "st.", "x")
+    assert [until.feed(text) for text in ("a st", "o st", ". x")] == ["a ", "sto ", ""]
+    assert until.rest == " x"

@@ -14,8 +14,8 @@ import pytest
 from counterpoint.duet.infer import answer_alone, write_answers, write_signals
 from counterpoint.errors import ConfigError, ModelError
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.local import LocalUpstream, sampling_params
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, UpstreamError, Usage
+from counterpoint.gateway.upstreams.local import LocalUpstream, sampling_params
 from counterpoint.policy.load import PACKAGED
 from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker
 from counterpoint.policy.tiny import CHAT_TEMPLATE

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from counterpoint.gateway.sse import LINE_LIMIT, EventSplitter
+from counterpoint.gateway.upstreams.sse import LINE_LIMIT, EventSplitter
 
 
 def split(*portions: bytes) -> list[bytes]:

@@ -96,12 +96,14 @@ def failure(engine: Engine, error: Exception) -> LedgerError:
     """What a caller is told when a transaction failed."""
     reason = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
     return LedgerError(
-        f"the database of API keys at {_shown(engine.url)} failed ({reason[0]}); see that it can be reached and written"
+        f"the database of API keys at {shown(engine.url)} failed ({reason[0]}); see that it can be reached and written"
     )
 
 
-def _shown(url: URL) -> str:
-    """Without what may hold a password."""
+def shown(url: URL) -> str:
+    """Without what may hold a password; a file with its whole path."""
+    if url.drivername == "sqlite":
+        return f"sqlite:///{Path(str(url.database)).resolve()}"
     return url.set(drivername=url.get_backend_name(), query={}).render_as_string()
 
 
@@ -161,7 +163,7 @@ def _prepare(engine: Engine) -> None:
             version = _version(connection) or _create(connection)
     if version != SCHEMA_VERSION:
         raise LedgerError(
-            f"the database of API keys at {_shown(engine.url)} has tables of version {version}, "
+            f"the database of API keys at {shown(engine.url)} has tables of version {version}, "
             f"this Counterpoint knows {SCHEMA_VERSION}; take the Counterpoint that wrote it, or another database"
         )
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from counterpoint.errors import LedgerError
-from counterpoint.gateway.database import open_database, schema
+from counterpoint.gateway.access.database import open_database, schema
 
 
 def test_a_new_database_may_be_opened_by_many_at_once(database):

@@ -17,7 +17,17 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from counterpoint.errors import LedgerError
-from counterpoint.gateway.database import COST_UNITS, ONLY_READS, TOKEN_COLUMNS, failure, hash_of, keys, open_database, usage
+from counterpoint.gateway.access.database import (
+    COST_UNITS,
+    ONLY_READS,
+    TOKEN_COLUMNS,
+    failure,
+    hash_of,
+    keys,
+    open_database,
+    shown,
+    usage,
+)
 
 LONGEST_NAME = 64
 LARGEST_LIMIT = 10**9
@@ -96,6 +106,25 @@ def list_keys(database: str) -> list[KeyUse]:
         )
         for row in rows
     ]
+
+
+def what_to_know(database: str, priced: bool) -> list[str]:
+    """Of the keys, when a server starts that asks for them: how many there are and where, and what can hardly be meant.
+
+    Args:
+        priced: whether tokens cost anything.
+    """
+    active, limited = keys.c.revoked.is_(None), keys.c.spend_limit.is_not(None)
+    with _transaction(database, create=False, only_reads=True) as connection:
+        place = shown(connection.engine.url)
+        known = connection.scalar(select(func.count()).where(active)) or 0
+        spending = connection.scalar(select(func.count()).where(active, limited)) or 0
+    lines = [f"{known} API {'key' if known == 1 else 'keys'} in {place}"]
+    if not known:
+        lines.append("without a key every request is refused: name the right database, or run: counterpoint keys add")
+    if spending and not priced:
+        lines.append(f"{spending} of them limit what is spent, but no model has a price: set capable.output_price and the like")
+    return lines
 
 
 def revoke_key(database: str, name_or_id: str) -> tuple[int, str]:

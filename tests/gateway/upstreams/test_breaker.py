@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from counterpoint.gateway.breaker import Breaker
+from counterpoint.gateway.upstreams.breaker import Breaker
 
 
 def ticket(breaker: Breaker, now: float) -> int:

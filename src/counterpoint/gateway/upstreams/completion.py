@@ -1,6 +1,6 @@
 """From the events of a chat completion to pieces: what came is checked, counted, and never passed over in silence."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic_core import from_json
@@ -8,16 +8,19 @@ from pydantic_core import from_json
 from counterpoint.gateway.types import Ask, ErrorKind, Finish, Piece, Usage
 
 DONE = b"[DONE]"
+TELLING_ENGINES = ("vllm", "sglang")
+"""Who, by their lists' `owned_by`, take continuous_usage_stats; others may refuse what they do not know."""
 EXCERPT = 200
 """Characters that an error quotes."""
 
 
 class BadCompletion(Exception):
-    """What a server sent is no answer, or says that there is none."""
+    """What a server sent is no answer, or says that there is none; `quoted` is how it said so."""
 
-    def __init__(self, kind: ErrorKind, message: str):
-        super().__init__(message)
+    def __init__(self, kind: ErrorKind, message: str, quoted: str = ""):
+        super().__init__(f"{message}: {quoted}" if quoted else message)
         self.kind: ErrorKind = kind
+        self.message, self.quoted = message, quoted
 
 
 class Completion:
@@ -39,18 +42,14 @@ class Completion:
         budget = ask.max_tokens * ask.sampling.n
         self._token_limit = budget + budget // 4 + 16
         """A delta may be less than a token, so a server that keeps to the budget may send some more of them."""
-        self._said: dict[str, Any] = {}
-        """Usage by the server."""
+        self._prompt = self._output = self._counted_then = 0
+        """Usage by the server, and what was counted when it said so."""
 
     @property
     def usage(self) -> Usage:
-        """By the server, or else counted; what a prompt has only the server knows."""
-        return Usage(_natural(self._said.get("prompt_tokens"), 0), _natural(self._said.get("completion_tokens"), self._counted))
-
-    @property
-    def told(self) -> bool:
-        """Whether the server has said its usage; some do so all along."""
-        return bool(self._said)
+        """By the server, and counted since it last said; what a prompt has only the server knows."""
+        since = self._counted - self._counted_then
+        return Usage(self._prompt, self._output + since, estimated=self.begun and (since > 0 or not self._prompt))
 
     @property
     def byte_limit(self) -> int:
@@ -73,15 +72,14 @@ class Completion:
             self.done = True
             return []
         chunk = _parsed(data)
-        usage = chunk.get("usage")
-        if isinstance(usage, dict):
-            self._said = usage
         try:
             found = [piece for choice in chunk["choices"] if (piece := self._piece(choice, choice.get("delta")))]
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadCompletion("protocol", f"sent what is no completion: {excerpt(data)}") from error
+            raise BadCompletion("protocol", "sent what is no completion", excerpt(data)) from error
         if found:
             self.begun = True
+        # servers that say their usage all along do so for each choice apart
+        self._told(chunk, at_least=self._counted if chunk["choices"] and len(self._tokens) > 1 else 0)
         return found
 
     def whole(self, body: bytes) -> list[Piece]:
@@ -91,8 +89,8 @@ class Completion:
             choices = [{**choice, "delta": choice["message"]} for choice in chunk["choices"]]
             found = [piece for choice in choices if (piece := self._piece(choice, choice["delta"]))]
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadCompletion("protocol", f"sent what is no completion: {excerpt(body)}") from error
-        self._said = chunk["usage"] if isinstance(chunk.get("usage"), dict) else {}
+            raise BadCompletion("protocol", "sent what is no completion", excerpt(body)) from error
+        self._told(chunk)
         self.done = True
         self.begun = bool(found)
         tokens, more = divmod(self.usage.output_tokens, len(found) or 1)
@@ -107,6 +105,14 @@ class Completion:
             raise BadCompletion("protocol", f"wrote nothing for choice {missing[0]} of {len(self._tokens)}; does it ignore n?")
         finish: Finish = "stop" if self.done else "length"
         return [Piece(index=index, finish=finish) for index in sorted(self._open)]
+
+    def _told(self, chunk: dict[str, Any], at_least: int = 0) -> None:
+        """The usage in a chunk, if there is one."""
+        usage = chunk.get("usage")
+        if isinstance(usage, dict):
+            self._prompt = _natural(usage.get("prompt_tokens"), self._prompt)
+            self._output = max(at_least, _natural(usage.get("completion_tokens"), self._counted))
+            self._counted_then = self._counted
 
     def _piece(self, choice: dict[str, Any], delta: dict[str, Any] | None) -> Piece | None:
         index = choice.get("index", 0)
@@ -146,15 +152,29 @@ class Completion:
             raise BadCompletion("protocol", f"sent more of choice {index} after its end")
 
 
-def first_listed(body: bytes) -> str:
-    """The first model of a server's list."""
+@dataclass(frozen=True)
+class Listed:
+    """What a server's list says of one of its models."""
+
+    name: str
+    tells_usage: bool = False
+    """Whether the server can say its usage all along."""
+    context_length: int | None = None
+
+
+def listed(body: bytes, name: str = "") -> Listed:
+    """The model of that name in a server's list, or the first."""
     try:
-        name = from_json(body)["data"][0]["id"]
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise BadCompletion("protocol", f"lists no model; name one in `model`. It sent: {excerpt(body)}") from error
-    if not isinstance(name, str) or not name:
-        raise BadCompletion("protocol", f"lists a model without a name: {excerpt(body)}")
-    return name
+        models = from_json(body)["data"]
+        model = next((each for each in models if each["id"] == name), models[0])
+        found, engine, context = model["id"], model.get("owned_by"), _natural(model.get("max_model_len"), 0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise BadCompletion("protocol", "lists no model; name one in `model`. It sent", excerpt(body)) from error
+    if not isinstance(found, str) or not found:
+        raise BadCompletion("protocol", "lists a model without a name", excerpt(body))
+    if name and name != found:
+        return Listed(name, engine in TELLING_ENGINES)
+    return Listed(found, engine in TELLING_ENGINES, context or None)
 
 
 def excerpt(text: bytes) -> str:
@@ -166,11 +186,11 @@ def _parsed(data: bytes) -> dict[str, Any]:
     try:
         chunk = from_json(data)
     except ValueError as error:
-        raise BadCompletion("protocol", f"sent JSON that cannot be read: {excerpt(data)}") from error
+        raise BadCompletion("protocol", "sent JSON that cannot be read", excerpt(data)) from error
     if not isinstance(chunk, dict):
-        raise BadCompletion("protocol", f"sent what is no completion: {excerpt(data)}")
+        raise BadCompletion("protocol", "sent what is no completion", excerpt(data))
     if chunk.get("error"):
-        raise BadCompletion(_error_kind(chunk["error"]), f"sent an error: {excerpt(data)}")
+        raise BadCompletion(_error_kind(chunk["error"]), "sent an error", excerpt(data))
     return chunk
 
 

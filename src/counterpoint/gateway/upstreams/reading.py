@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import aiohttp
 
-from counterpoint.gateway.completion import BadCompletion, Completion, excerpt
-from counterpoint.gateway.sse import EventSplitter
 from counterpoint.gateway.types import Piece
+from counterpoint.gateway.upstreams.completion import BadCompletion, Completion, excerpt
+from counterpoint.gateway.upstreams.sse import EventSplitter
 
 SETTLE_SECONDS = 1.0
 """For usage and [DONE] once every choice has ended."""
@@ -61,7 +61,7 @@ async def read_pieces(response: aiohttp.ClientResponse, completion: Completion, 
     else:
         async with asyncio.timeout_at(limits.first):
             beginning = excerpt(await response.content.readany())
-        raise BadCompletion("protocol", f"sent {response.content_type} instead of a stream of events: {beginning}")
+        raise BadCompletion("protocol", f"sent {response.content_type} instead of a stream of events", beginning)
     for piece in completion.end():
         yield piece
 

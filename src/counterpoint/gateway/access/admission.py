@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import BigInteger, bindparam, cast, func, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
-from counterpoint.gateway.database import COST_UNITS, TOKEN_COLUMNS, keys, usage
+from counterpoint.gateway.access.database import COST_UNITS, TOKEN_COLUMNS, keys, usage
 from counterpoint.gateway.types import Role, Usage
 
 WINDOW = 60.0

@@ -6,20 +6,22 @@ import json
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import aiohttp
 from yarl import URL
 
 from counterpoint.errors import ConfigError
-from counterpoint.gateway.breaker import Breaker, State
-from counterpoint.gateway.chat import body_of
-from counterpoint.gateway.completion import EXCERPT, BadCompletion, Completion, excerpt, first_listed, status_kind
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.reading import Limits, read_body, read_pieces
-from counterpoint.gateway.retry import backoff, retry_after
 from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, UpstreamError, Usage
+from counterpoint.gateway.upstreams.breaker import Breaker, State
+from counterpoint.gateway.upstreams.chat import body_of
+from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, Listed, excerpt, listed, status_kind
+from counterpoint.gateway.upstreams.context import within
+from counterpoint.gateway.upstreams.reading import Limits, read_body, read_pieces
+from counterpoint.gateway.upstreams.retry import backoff, retry_after
 
 RETRIED: tuple[ErrorKind, ...] = ("connect", "rate_limit", "server")
 KEPT_SECONDS = 4.0
@@ -27,6 +29,8 @@ KEPT_SECONDS = 4.0
 LONGEST_WAIT = 10.0
 """A server that asks for more patience than this is not asked again: the other model answers, or the client is told."""
 READY_SECONDS = 2.0
+FAREWELL_SECONDS, FAREWELL_TOKENS = 1.0, 16
+"""For a model that has closed its signal to end by itself, so that it says its usage; it has nothing else to write."""
 LISTING_BYTES = 8 << 20
 
 
@@ -54,10 +58,15 @@ class HttpUpstream:
         self._breaker = Breaker(config.breaker_failures, config.breaker_seconds)
         self._session: aiohttp.ClientSession | None = None
         self._listing = asyncio.Lock()
+        self._listed: Listed | None = None
 
     @property
     def breaker_state(self) -> State:
         return self._breaker.state(time.monotonic())
+
+    @property
+    def context_length(self) -> int | None:
+        return self._listed.context_length if self._listed else None
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
         """As `Upstream.stream` says. Tries again while nothing has come; the breaker is told of every try."""
@@ -72,9 +81,12 @@ class HttpUpstream:
                             self._breaker.answering(ticket)
                             if asked_in_message:
                                 piece.thinking = ""  # M's own, shown or not, is not the signal that it was asked for
-                            if completion.told:
-                                ask.known.usage = completion.usage
-                            yield piece
+                            try:
+                                yield piece
+                            except GeneratorExit:
+                                if asked_in_message and ask.known.over:
+                                    await _farewell(pieces)
+                                raise
             except UpstreamError as error:
                 wait = self._wait(error, attempt, deadline)
                 if completion.begun or wait is None:
@@ -83,6 +95,8 @@ class HttpUpstream:
             else:
                 yield completion.usage
                 return
+            finally:
+                ask.known.usage = completion.usage
 
     async def ready(self) -> bool:
         """Whether the server answers now, and the breaker lets requests through."""
@@ -90,8 +104,8 @@ class HttpUpstream:
             return False
         try:
             async with asyncio.timeout(READY_SECONDS), self._opened().get(self._models, allow_redirects=False) as response:
-                if response.status == 200 and not self.name:
-                    self.name = first_listed(await read_body(response, LISTING_BYTES))
+                if response.status == 200:
+                    self._list(await read_body(response, LISTING_BYTES))
                 return response.status == 200 or (response.status in (404, 405) and bool(self.name))
         except (aiohttp.ClientError, OSError, BadCompletion):  # TimeoutError is an OSError
             return False
@@ -138,14 +152,16 @@ class HttpUpstream:
         response = None
         try:
             async with asyncio.timeout_at(limits.first):
-                body = body_of(ask, self._config, await self._model())
+                model = await self._model()
+                fitting = replace(ask, max_tokens=within(ask.max_tokens, model.context_length, ask.messages, ask.signal))
+                body = body_of(fitting, self._config, model.name, model.tells_usage)
                 response = await self._opened().post(self._completions, data=json.dumps(body).encode(), allow_redirects=False)
                 await self._check_status(response)
             async with aclosing(read_pieces(response, completion, limits)) as pieces:
                 async for piece in pieces:
                     yield piece
         except BadCompletion as error:
-            raise self._error(error.kind, str(error), completion.usage) from error
+            raise self._error(error.kind, error.message, completion.usage, quoted=error.quoted) from error
         except (aiohttp.ClientError, OSError) as error:
             if not completion.ended:  # else only [DONE] was missing
                 kind, message = _failure(error)
@@ -155,14 +171,32 @@ class HttpUpstream:
             if response:
                 response.close()
 
-    async def _model(self) -> str:
-        """The model's name, asked for once."""
+    async def _model(self) -> Listed:
+        """What the server lists, asked for once. A model that the config names need not be in a list."""
         async with self._listing:
+            if self._listed is None:
+                try:
+                    async with (
+                        asyncio.timeout(READY_SECONDS if self.name else None),
+                        self._opened().get(self._models, allow_redirects=False) as response,
+                    ):
+                        await self._check_status(response)
+                        self._list(await read_body(response, LISTING_BYTES))
+                except (aiohttp.ClientError, OSError, UpstreamError):
+                    if not self.name:
+                        raise
+                    self._listed = Listed(self.name)  # until `ready` finds more
+            assert self._listed
+            return self._listed
+
+    def _list(self, body: bytes) -> None:
+        try:
+            self._listed = listed(body, self.name)
+        except BadCompletion:
             if not self.name:
-                async with self._opened().get(self._models, allow_redirects=False) as response:
-                    await self._check_status(response)
-                    self.name = first_listed(await read_body(response, LISTING_BYTES))
-        return self.name
+                raise
+            self._listed = Listed(self.name)
+        self.name = self._listed.name
 
     async def _check_status(self, response: aiohttp.ClientResponse) -> None:
         """Raises `UpstreamError` for any status but 200."""
@@ -171,16 +205,16 @@ class HttpUpstream:
         body = bytearray()
         while len(body) < 4 * EXCERPT and (portion := await response.content.readany()):
             body += portion
-        said = f"{response.method} {response.url.path} was answered with {response.status}: {excerpt(bytes(body))}"
+        said = f"{response.method} {response.url.path} was answered with {response.status}"
         wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        raise self._error(status_kind(response.status), said, retry_after=wait)
+        raise self._error(status_kind(response.status), said, retry_after=wait, quoted=excerpt(bytes(body)))
 
     def _error(
-        self, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None
+        self, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None, quoted: str = ""
     ) -> UpstreamError:
         if self._key:
-            message = message.replace(self._key, "***")  # servers quote it
-        return UpstreamError(self.role, kind, f"{self._server} {message}", usage, retry_after)
+            message, quoted = (text.replace(self._key, "***") for text in (message, quoted))  # servers quote it
+        return UpstreamError(self.role, kind, f"{self._server} {message}", usage, retry_after, quoted)
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session; it belongs to the event loop that first uses it."""
@@ -196,6 +230,17 @@ class HttpUpstream:
                 auto_decompress=False,
             )
         return self._session
+
+
+async def _farewell(pieces: AsyncGenerator[Piece, None]) -> None:
+    """Let a model that is about to end do so. If it fails now, nothing is lost but its usage, which is then estimated."""
+    tokens = 0
+    with suppress(TimeoutError, UpstreamError):
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            async for piece in pieces:
+                tokens += piece.tokens
+                if tokens > FAREWELL_TOKENS:
+                    break
 
 
 def _failure(error: aiohttp.ClientError | OSError) -> tuple[ErrorKind, str]:

@@ -1,6 +1,7 @@
 """A server as a model, against a real process that misbehaves: what comes, what it costs, how it fails, what is left behind."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import socket
@@ -14,10 +15,10 @@ from typing import Any
 import pytest
 
 from counterpoint.errors import ConfigError
-from counterpoint.gateway import upstream
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, UpstreamError, Usage
-from counterpoint.gateway.upstream import HttpUpstream
+from counterpoint.gateway.upstreams import http
+from counterpoint.gateway.upstreams.http import HttpUpstream
 
 ASK = Ask("alone", (Message("user", "hello there"),), max_tokens=32)
 TEXT = "".join(f" w{number}" for number in range(32))
@@ -29,7 +30,7 @@ BOUND = 4.0
 
 @pytest.fixture(autouse=True)
 def no_waits_between_tries(monkeypatch):
-    monkeypatch.setattr(upstream, "backoff", lambda attempt: 0.0)
+    monkeypatch.setattr(http, "backoff", lambda attempt: 0.0)
 
 
 def model(url: str, **config: Any) -> HttpUpstream:
@@ -176,6 +177,65 @@ def test_the_model_is_the_first_that_the_server_lists(misbehaving):
 
     assert leaving_nothing(use, misbehaving.url("instant"), model=None) == "fake"
     assert misbehaving.last("instant")["model"] == "fake"
+
+
+@pytest.mark.parametrize("named", ["fake", None])
+def test_a_server_that_can_is_asked_to_say_its_usage_all_along(misbehaving, named):
+    telling = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm")
+    answer(telling.url("instant"), model=named)
+    assert telling.last("instant")["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    answer(misbehaving.url("instant"), model=named)
+    assert misbehaving.last("instant")["stream_options"] == {"include_usage": True}
+
+
+def test_of_a_call_that_is_cut_off_the_usage_is_known_as_far_as_the_server_said_it(misbehaving):
+    telling = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm")
+
+    async def use(asked):
+        ask = Ask("alone", ASK.messages, 32)
+        async with aclosing(asked.stream(ask)) as pieces:
+            await anext(pieces)
+        return ask.known.usage
+
+    assert leaving_nothing(use, telling.url("paced=20")).prompt_tokens == 2
+    unknown = leaving_nothing(use, misbehaving.url("paced=20"))
+    assert (unknown.prompt_tokens, unknown.output_tokens, unknown.estimated) == (0, 1, True)
+
+
+def first_words(asked: HttpUpstream) -> Awaitable[Usage]:
+    """What is known of a signal that is read to its closing tag."""
+
+    async def use() -> Usage:
+        ask = Ask("signal", ASK.messages, 64)
+        async with aclosing(asked.stream(ask)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Piece) and "nk>" in piece.text:
+                    ask.known.over = True
+                    break
+        return ask.known.usage
+
+    return use()
+
+
+def test_a_model_that_closed_the_signal_it_was_asked_for_is_let_end_and_say_its_usage(misbehaving):
+    usage = leaving_nothing(first_words, misbehaving.url("closing"), signal="message")
+    assert (usage, usage.estimated) == (Usage(usage.prompt_tokens, 5), False)
+    assert usage.prompt_tokens > 50  # with the instruction
+
+
+@pytest.mark.parametrize("config", [{"signal": "thinking"}, {"signal": "message", "more": 40}])
+def test_a_model_that_goes_on_after_its_signal_is_cut_off(misbehaving, config):
+    mode = f"closing={config.pop('more', 0)}"
+    usage = leaving_nothing(first_words, misbehaving.url(mode), **config)
+    assert usage.estimated
+    assert usage.output_tokens < 25
+
+
+def test_no_more_is_asked_for_than_a_context_that_is_known_can_hold(misbehaving):
+    narrow, long = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm"), (Message("user", "word " * 1000),)
+    for server, messages, sent in ((narrow, ASK.messages, 3963), (narrow, long, 1468), (misbehaving, long, 8000)):
+        answer(server.url("instant"), Ask("alone", messages, 8000))
+        assert server.last("instant")["max_tokens"] == sent
 
 
 @pytest.mark.parametrize("mode", ["instant", "plain", "paced=1", "unended=10", "broken=2"])
@@ -330,7 +390,8 @@ def test_with_faults_here_and_there_what_was_spent_is_what_the_server_sent(misbe
 
         return [result for results in await asyncio.gather(*(in_turn() for _ in range(16))) for result in results]
 
-    results = leaving_nothing(use, misbehaving.url("lively=20"), bound=10.0, breaker_failures=99)
+    telling = {"extra": {"stream_options": {"continuous_usage_stats": True}}}  # else no prompt is known of what broke off
+    results = leaving_nothing(use, misbehaving.url("lively=20"), bound=10.0, breaker_failures=99, **telling)
     spent = [last if isinstance(last, Usage) else last.usage for _, last in results]
     assert {type(last) for _, last in results} == {Usage, UpstreamError}
     assert sum(usage.output_tokens for usage in spent) == misbehaving.count("lively=20")["output_tokens"]
@@ -365,7 +426,7 @@ def test_no_more_tries_than_the_config_allows(misbehaving):
 
 
 def test_waits_count_in_the_time_of_the_stage(misbehaving, monkeypatch):
-    monkeypatch.setattr(upstream, "backoff", lambda attempt: 0.3)
+    monkeypatch.setattr(http, "backoff", lambda attempt: 0.3)
     _, error = fault(misbehaving.url("broken"), total_seconds=0.5, retries=9, breaker_failures=99)
     assert error.kind == "server"
     assert misbehaving.count("broken")["requests"] == 2

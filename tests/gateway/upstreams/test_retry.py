@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from counterpoint.gateway.retry import BASE_SECONDS, CAP_SECONDS, backoff, retry_after
+from counterpoint.gateway.upstreams.retry import BASE_SECONDS, CAP_SECONDS, backoff, retry_after
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 

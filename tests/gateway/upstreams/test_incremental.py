@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tiny_models
-from counterpoint.gateway.incremental import Choice, GrowingText, Thinking, first_stop
+from counterpoint.gateway.upstreams.incremental import Choice, GrowingText, first_stop
 from counterpoint.policy.rollout import cut_at_stop
 from counterpoint.rl.types import Completion
 
@@ -87,35 +87,6 @@ def test_the_work_for_a_token_does_not_grow_with_the_text():
 )
 def test_text_waits_from_where_a_stop_string_begins_or_may_begin(text, stops, at):
     assert first_stop(text, stops) == at
-
-
-def thought(*parts, finished=True):
-    """(thinking, answer) of a text in parts."""
-    thinking = Thinking()
-    pieces = [*map(thinking.split, parts), thinking.end(finished)]
-    return tuple("".join(texts) for texts in zip(*pieces, strict=True))
-
-
-@pytest.mark.parametrize("size", range(1, 12))
-def test_thinking_and_answer_are_told_apart_however_the_text_comes(size):
-    text = "1 < 2 and </th 3\n</think>\n\n7\n\nor</think> 8"
-    parts = [text[i : i + size] for i in range(0, len(text), size)]
-    assert thought(*parts) == ("1 < 2 and </th 3\n", "7\n\nor</think> 8")
-
-
-def test_no_part_of_the_closing_tag_is_shown():
-    thinking = Thinking()
-    assert [thinking.split(part) for part in ("it is 3 <", "/thi", "nk", ">", "\n", "3")] == [
-        ("it is 3 ", ""), ("", ""), ("", ""), ("", ""), ("", ""), ("", "3")
-    ]  # fmt: skip
-
-
-def test_a_model_that_finished_without_closing_its_thinking_has_answered_all_along():
-    assert thought("it is ", "3 </th") == ("it is 3 ", "it is 3 </th")
-
-
-def test_thinking_that_the_budget_cut_off_is_no_answer():
-    assert thought("it is ", "3 </th", finished=False) == ("it is 3 </th", "")
 
 
 def test_the_last_piece_of_a_choice_has_what_was_held_back_and_why_it_ended():

@@ -35,15 +35,20 @@ delimiters. One character is matched, so that none that overlaps another is miss
 NOTES = re.compile(r"<(?=/?expert_notes>)", re.IGNORECASE)
 
 
-def body_of(ask: Ask, config: UpstreamConfig, model: str) -> dict[str, object]:
-    """The body of a streaming chat completion; what the config sends along gives way to what is asked."""
+def body_of(ask: Ask, config: UpstreamConfig, model: str, tells_usage: bool = False) -> dict[str, object]:
+    """The body of a streaming chat completion; what the config sends along gives way to what is asked.
+
+    Args:
+        tells_usage: have the server say its usage all along, so that it is known of a request that is cut off.
+    """
     messages, more = _said(replace(ask, messages=_followed(ask.messages, config.instruction)), config.signal)
+    told = {"continuous_usage_stats": True} if tells_usage else {}
     body = {
         **config.extra,
         "model": model,
         "messages": [{"role": message.role, "content": message.content} for message in messages],
         "stream": True,
-        "stream_options": {**config.extra.get("stream_options", {}), "include_usage": True},
+        "stream_options": {**config.extra.get("stream_options", {}), "include_usage": True, **told},
         config.token_limit: ask.max_tokens,
         **_sampling(ask.sampling),
         **more,

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from counterpoint.gateway.admission import Admission, Refused
-from counterpoint.gateway.keys import KeyUse, list_keys
-from counterpoint.gateway.ledger import Ledger
+from counterpoint.gateway.access.admission import Admission, Refused
+from counterpoint.gateway.access.keys import KeyUse, list_keys
+from counterpoint.gateway.access.ledger import Ledger
 from counterpoint.gateway.types import Role, Usage
 
 USED: dict[Role, Usage] = {"capable": Usage(100, 30), "light": Usage(140, 20)}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from transformers import AutoTokenizer
 
-from counterpoint.gateway.chat import NOTES_CLOSE, NOTES_OPEN, SIGNAL_INSTRUCTION, body_of
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.types import Ask, Message, Sampling
+from counterpoint.gateway.upstreams.chat import NOTES_CLOSE, NOTES_OPEN, SIGNAL_INSTRUCTION, body_of
 from counterpoint.policy.load import resolve_model
 from counterpoint.policy.prompting import Renderer
 

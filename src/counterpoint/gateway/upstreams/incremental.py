@@ -1,9 +1,9 @@
-"""From tokens to text while they come: no character, no stop string and no closing tag is ever shown in part."""
+"""From tokens to text while they come: no character and no stop string is ever shown in part."""
 
 from collections.abc import Callable, Sequence
 
 from counterpoint.gateway.types import Piece
-from counterpoint.policy.prompting import SIGNAL_CLOSE
+from counterpoint.gateway.upstreams.thinking import Thinking
 from counterpoint.policy.rollout import NOT_TEXT
 from counterpoint.rl.types import Completion
 
@@ -47,39 +47,6 @@ class GrowingText:
         return text[self.shown :]
 
 
-class Thinking:
-    """Tells what a model thinks from what it answers, in a text that comes in parts and begins with thinking."""
-
-    def __init__(self):
-        self.thought = ""
-        self.waiting = ""
-        self.closed = False
-        self.answering = False
-
-    def split(self, text: str) -> tuple[str, str]:
-        """The thinking and the answer in some more of the text."""
-        if self.closed:
-            return "", self._answer(text)
-        thinking, close, answer = (self.waiting + text).partition(SIGNAL_CLOSE)
-        self.closed = bool(close)
-        certain = len(thinking) if close else first_stop(thinking, (SIGNAL_CLOSE,))
-        thinking, self.waiting = thinking[:certain], thinking[certain:]
-        self.thought += thinking
-        return thinking, self._answer(answer)
-
-    def end(self, finished: bool) -> tuple[str, str]:
-        """What is left at the end. A model that finished without ever closing its thinking has answered all along."""
-        if self.closed:
-            return "", ""
-        return ("", self._answer(self.thought + self.waiting)) if finished else (self.waiting, "")
-
-    def _answer(self, text: str) -> str:
-        if not self.answering:
-            text = text.lstrip("\n")
-            self.answering = bool(text)
-        return text
-
-
 class Choice:
     """One of a request's completions, as pieces.
 
@@ -90,7 +57,7 @@ class Choice:
     def __init__(self, index: int, decode: Decode, stops: Sequence[str], thinks: bool):
         self.index = index
         self.text = GrowingText(decode, stops)
-        self.thinking = Thinking() if thinks else None
+        self.thinking = Thinking(opened=True) if thinks else None
 
     def add(self, token: int, logprob: float | None) -> Piece:
         """A token, and the text that it made certain."""

@@ -1,0 +1,97 @@
+"""What a model thinks and what it answers, in one text that comes in pieces: told apart at the tags, never shown in part."""
+
+from collections.abc import Sequence
+
+from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
+from counterpoint.gateway.upstreams.scan import Until
+
+
+class Opening:
+    """Takes the opening tag from the beginning of a text that comes in pieces, for models that write it themselves."""
+
+    def __init__(self) -> None:
+        self.held = ""
+        """The text so far, while it is open whether it begins with the tag."""
+        self.found = self.over = False
+
+    def feed(self, text: str) -> str:
+        """What is known not to belong to the tag."""
+        if self.over:
+            return text
+        self.held += text
+        start = self.held.lstrip()
+        self.found = start.startswith(SIGNAL_OPEN)
+        inside = start[len(SIGNAL_OPEN) :].lstrip("\n")
+        if SIGNAL_OPEN.startswith(start) or (self.found and not inside):
+            return ""
+        self.over = True
+        return inside if self.found else self.held
+
+    def end(self) -> str:
+        """What was held back: no more text comes."""
+        over, self.over = self.over, True
+        return "" if over or self.found else self.held
+
+
+class Thinking:
+    """Tells thinking from answer.
+
+    Args:
+        opened: the text begins within the thinking, since the prompt opened it; else only a text that begins with the tag thinks.
+    """
+
+    def __init__(self, opened: bool = False):
+        self._opened = opened
+        self._opening, self._until = Opening(), Until(SIGNAL_CLOSE)
+        self._thought = ""
+        self._answering = False
+
+    def split(self, text: str) -> tuple[str, str]:
+        """The thinking and the answer in some more of the text."""
+        if self._until.found:
+            return "", self._answer(text)
+        if not self._opened:
+            text = self._opening.feed(text)
+            if not self._opening.found:
+                return "", text
+        thought = self._until.feed(text)
+        self._thought += thought
+        return thought, self._answer(self._until.rest) if self._until.found else ""
+
+    def end(self, finished: bool) -> tuple[str, str]:
+        """What is left at the end. A model that finished without ever closing its thinking has answered all along."""
+        if self._until.found:
+            return "", ""
+        if not self._opened and not self._opening.found:
+            return "", self._opening.end()
+        rest = self._until.end()
+        return ("", self._answer(self._thought + rest)) if finished else (rest, "")
+
+    def _answer(self, text: str) -> str:
+        """Without the empty lines between the two."""
+        if not self._answering:
+            text = text.lstrip("\n")
+            self._answering = bool(text)
+        return text
+
+
+class Stopped:
+    """An answer up to the first of a client's stop strings, and what was thought before it, which no stop string ends."""
+
+    def __init__(self, stops: Sequence[str]):
+        self._thinking, self._until = Thinking(), Until(*stops)
+
+    @property
+    def found(self) -> bool:
+        """Whether a stop string has come."""
+        return self._until.found
+
+    def feed(self, text: str) -> tuple[str, str]:
+        """The thinking and the answer in some more of the text."""
+        thought, said = self._thinking.split(text)
+        return thought, self._until.feed(said)
+
+    def end(self, finished: bool) -> tuple[str, str]:
+        """What is left at the end; `finished`: the model ended by itself."""
+        thought, said = self._thinking.end(finished)
+        return thought, self._until.feed(said) + self._until.end()
