@@ -1,7 +1,7 @@
 """DQO against GRPO and its peers on the quickstart's task: the tables of the README.
 
     python benchmarks/dqo.py                                   # GRPO, DQO and DQO with a quality floor, five seeds, two at a time
-    python benchmarks/dqo.py --peers                           # and every other shaper
+    python benchmarks/dqo.py --peers --seeds 0 1 2             # and every other shaper: results/dqo-peers-cpu.json
     python benchmarks/dqo.py --seeds 0 --steps 700 --directory runs/dqo-long --out /dev/null       # longer
 
 Every run starts from the same policy and takes the same steps, in a process of its own with one thread; the runs of a seed are
@@ -54,9 +54,11 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, help="training steps; default: the recipe's")
     arguments.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     arguments.add_argument("--directory", type=Path, default=Path("runs/dqo"))
-    arguments.add_argument("--out", type=Path, default=HERE / "results" / "dqo-cpu.json")
-    arguments.add_argument("--figure", type=Path, default=HERE.parent / "docs" / "dqo.png")
+    arguments.add_argument("--out", type=Path)
+    arguments.add_argument("--figure", type=Path)
     options = arguments.parse_args()
+    name = "dqo-peers" if options.peers else "dqo"
+    out = options.out or HERE / "results" / f"{name}-cpu.json"
     variants = MAIN | (PEERS if options.peers else {})
     wanted = [(name, seed) for seed in options.seeds for name in variants]
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -64,10 +66,10 @@ def main() -> None:
         systems = list(pool.map(lambda seed: evaluate(seed, list(variants), options.directory, options.steps), options.seeds))
     table = summarise(options.seeds, systems, options.directory, options.steps)
     print_table(table)
-    if options.out != Path(os.devnull):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(table, indent=1) + "\n")
-        draw(table, options.figure)
+    if out != Path(os.devnull):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(table, indent=1) + "\n")
+        draw(table, options.figure or HERE.parent / "docs" / f"{name}.png")
 
 
 def run_name(variant: str, seed: int, steps: int | None) -> str:
