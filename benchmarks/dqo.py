@@ -2,7 +2,8 @@
 
     python benchmarks/dqo.py                                   # GRPO, DQO and DQO with a quality floor, five seeds, two at a time
     python benchmarks/dqo.py --peers --seeds 0 1 2             # and every other shaper: results/dqo-peers-cpu.json
-    python benchmarks/dqo.py --seeds 0 --steps 700 --directory runs/dqo-long --out /dev/null       # longer
+    python benchmarks/dqo.py --seeds 0 --steps 800 --set policy.learning_rate=6e-4 --directory runs/dqo-hard \
+        --out benchmarks/results/dqo-hard-cpu.json --figure docs/dqo-hard.png       # until GRPO has collapsed
 
 Every run starts from the same policy and takes the same steps, in a process of its own with one thread; the runs of a seed are
 then asked the same test questions, 16 times each. A run that has ended is not repeated; delete runs/ after a change. Writes
@@ -52,6 +53,7 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments.add_argument("--peers", action="store_true", help="train every shaper")
     arguments.add_argument("--steps", type=int, help="training steps; default: the recipe's")
+    arguments.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting of every run")
     arguments.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     arguments.add_argument("--directory", type=Path, default=Path("runs/dqo"))
     arguments.add_argument("--out", type=Path)
@@ -62,7 +64,7 @@ def main() -> None:
     variants = MAIN | (PEERS if options.peers else {})
     wanted = [(name, seed) for seed in options.seeds for name in variants]
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda job: train(*job, variants[job[0]], options.directory, options.steps), wanted))
+        list(pool.map(lambda job: train(*job, variants[job[0]], options), wanted))
         systems = list(pool.map(lambda seed: evaluate(seed, list(variants), options.directory, options.steps), options.seeds))
     table = summarise(options.seeds, systems, options.directory, options.steps)
     print_table(table)
@@ -77,8 +79,9 @@ def run_name(variant: str, seed: int, steps: int | None) -> str:
     return f"{name}-{steps}-steps" if steps else name
 
 
-def train(variant: str, seed: int, settings: tuple[str, ...], directory: Path, steps: int | None) -> None:
+def train(variant: str, seed: int, settings: tuple[str, ...], options: argparse.Namespace) -> None:
     """One run, unless it was made before; one that was interrupted goes on."""
+    directory, steps = options.directory, options.steps
     run = directory / run_name(variant, seed, steps)
     if (run / "summary.json").exists():
         return
@@ -87,7 +90,7 @@ def train(variant: str, seed: int, settings: tuple[str, ...], directory: Path, s
     else:
         chosen = [f"run.seed={seed}", f"run.name={run.name}", f"run.directory={directory}"]
         chosen += [f"diversity.{setting}" for setting in settings]
-        chosen += [f"run.steps={steps}"] if steps else []
+        chosen += [*([f"run.steps={steps}"] if steps else []), *options.set]
         call("dqo", "quickstart-dqo", "--quiet", *(part for setting in chosen for part in ("--set", setting)))
     print(f"{run.name}: trained", flush=True)
 
