@@ -176,9 +176,15 @@ class DiversityConfig(Section):
     shaper: Literal["none", "dqo", "mean_distance", "unlikeliness", "pass_at_k", "dra", "darling", "entropy"] = Field(
         "dqo", description="How a group's diversity changes its rewards; `none`: not at all."
     )
-    alpha: float = Field(1.0, description="α at the start: the strength of the shaper.", ge=0)
+    alpha: float = Field(
+        1.0,
+        description='α at the start: the strength of the shaper. With `algorithm.advantage = "grpo"` it says nothing in a group '
+        "whose rewards tie: dividing by the group's deviation scales the diversity term to unit size, be α 0.01 or 10.",
+        ge=0,
+    )
     control: Literal["constant", "linear", "quality_floor"] = Field(
-        "constant", description="α stays, goes in a line to `alpha_end`, or is found by the floor of quality."
+        "constant",
+        description="α stays, goes in a line to `alpha_end`, or is found by the floor of quality (not with the advantage grpo).",
     )
     alpha_end: float = Field(0.0, description="linear: α at the last step.", ge=0)
     floor: float = Field(0.5, description="quality_floor: the mean reward to keep.", gt=0, le=1)
@@ -201,6 +207,15 @@ class DiversityConfig(Section):
         if self.control == "quality_floor" and self.alpha > self.maximum:
             raise ValueError(f"alpha {self.alpha} is above maximum {self.maximum}; raise maximum or lower alpha")
         return self
+
+    def check_that_alpha_doses(self, advantage: str) -> None:
+        """Raises `ValueError` for a floor that α cannot keep: grpo divides by the group's deviation, and α with it."""
+        if self.control == "quality_floor" and advantage == "grpo" and self.shaper not in ("none", "entropy"):
+            raise ValueError(
+                "diversity.control 'quality_floor' goes with no algorithm.advantage 'grpo': where the rewards of a group tie, "
+                "dividing by its standard deviation gives the diversity term unit size whatever α is, so α cannot keep a floor; "
+                "use dr_grpo, rloo or reinforce_pp"
+            )
 
 
 class PriceConfig(Section):
@@ -333,6 +348,7 @@ class DuetRecipe(Recipe):
             raise ValueError(
                 f"diversity.part is {self.diversity.part}: in DUET a signal is compared, which is all reasoning; leave part out"
             )
+        self.diversity.check_that_alpha_doses(self.algorithm.advantage)
         return self
 
 
@@ -365,6 +381,8 @@ class DqoRecipe(Recipe):
             )
         if self.critic is not None and self.diversity.shaper == "entropy":
             raise ValueError("the shaper entropy goes with the advantages of a group; with a critic use another shaper")
+        if self.critic is None:
+            self.diversity.check_that_alpha_doses(self.algorithm.advantage)
         return self
 
 

@@ -106,6 +106,20 @@ def test_a_step_by_hand(tmp_path):
     assert state.controller == Constant(0.5)
 
 
+@pytest.mark.parametrize(("advantage", "doses"), [("grpo", False), ("dr_grpo", True), ("rloo", True)])
+def test_alpha_doses_the_term_in_a_group_that_ties_but_under_grpo(tmp_path, advantage, doses):
+    """Why the recipes have dr_grpo and a quality floor refuses grpo: twice α is twice the push, or the same."""
+    pushes = []
+    for alpha in (0.5, 1.0):
+        recipe = dqo_recipe_in(tmp_path, dqo={"samples": 3}, algorithm={"advantage": advantage})
+        policy = fake(recipe, Heard(lambda prompt, i: "xxy"[i]))
+        task = toy_task(lambda questions, responses: [1.0] * len(responses))
+        diversity = Diversity(recipe.diversity, Embedder(lambda texts: [VECTORS[text] for text in texts]))
+        one_step(recipe, policy, diversity, task, alpha=alpha, count=1)
+        pushes.append(policy.speaker.policy.seen[0][2].advantages[0])
+    assert pushes[1] / pushes[0] == pytest.approx(2 if doses else 1, rel=1e-3)
+
+
 def test_a_question_is_asked_k_times_in_the_models_own_way(tmp_path):
     recipe = dqo_recipe_in(tmp_path, dqo={"temperature": 0.7})
     policy = fake(recipe)
