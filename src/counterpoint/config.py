@@ -199,7 +199,11 @@ class DiversityConfig(Section):
         description="minilm, ngrams, policy (its own states), sentence:NAME, encoder:NAME or module:function; used by dqo, "
         "mean_distance, dra and darling.",
     )
-    part: Literal["response", "reasoning", "answer"] = Field("response", description="What of a response is embedded.")
+    part: Literal["response", "reasoning", "answer"] = Field(
+        "response",
+        description="What of a response is embedded: all of it, what is before its last `</think>`, or the answer that the "
+        "grader finds (all after `</think>` where a grader looks for none).",
+    )
     options: dict[str, Any] = Field({}, description="What the shaper itself takes; see dqo/shaping.py.")
 
     @model_validator(mode="after")

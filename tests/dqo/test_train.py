@@ -16,6 +16,8 @@ from counterpoint.rl.control import Constant
 from counterpoint.rl.state import State
 from counterpoint.rl.types import Question
 from counterpoint.run import read_metrics
+from counterpoint.tasks.answers import boxed
+from counterpoint.tasks.graders import exact
 from fakes import FakePolicy, StandingTime
 from pairs import QUESTIONS, grade_by_bytes, learner, tokenizer, toy_task, weights_of
 from single import dqo_recipe_in, tiny_critic, tiny_learner, trained_dqo
@@ -239,6 +241,18 @@ def test_only_the_part_that_is_named_is_embedded(tmp_path):
     assert seen["response"] == said
     assert seen["answer"] == ["7"]
     assert [text.removeprefix("<think>") for text in seen["reasoning"]] == ["a", "b"]
+
+
+def test_the_answer_that_is_embedded_is_what_the_grader_finds(tmp_path):
+    """Or noise beside the answer, which no grader sees, would be paid as a different answer."""
+    said = ["<think>a</think>\\boxed{7} Ω", "<think>b</think>so \\boxed{7} ψ", "no box: 8", "\\boxed{9}"]
+    recipe = dqo_recipe_in(tmp_path, dqo={"samples": 4, "max_tokens": 60}, diversity={"part": "answer"})
+    seen = []
+    task = replace(toy_task(), grade=exact(extract=boxed))
+    diversity = Diversity(recipe.diversity, Embedder(lambda texts: seen.append(texts) or torch.eye(len(texts))))
+    result, _ = one_step(recipe, fake(recipe, Heard(lambda prompt, i: said[i])), diversity, task, count=1)
+    assert seen == [["7", "9"]]
+    assert result.metrics["responses_empty"] == 1  # where the grader finds none, nothing is spanned
 
 
 def test_the_entropy_shaper_pays_uncertain_tokens_and_turns_no_advantage_around(tmp_path):

@@ -182,6 +182,16 @@ def test_the_users_own_function(tmp_path, monkeypatch):
         load_grader("my_graders:long")
     with pytest.raises(ConfigError, match="cannot import 'no_such_module'"):
         load_grader("no_such_module:f")
+    with pytest.raises(ConfigError, match="Grader ':short': a function of yours is named module:function"):
+        load_grader(":short")
+
+
+def test_an_extractor_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "my_extractors.py").write_text("def last(response):\n    return response.split()[-1]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert grade_all(load_grader("exact", extract="my_extractors:last"), THREE[:1], [f"12 or {THREE[0].answer}"]) == [1.0]
+    with pytest.raises(ConfigError, match=r"no extractor 'last'\. Choose one of .*, or module:function"):
+        load_grader("exact", extract="last")
 
 
 # A reward model

@@ -20,6 +20,8 @@ from torch import Tensor
 from counterpoint.dqo.diversity import unit
 from counterpoint.errors import ConfigError, ModelError
 from counterpoint.policy.prompting import SIGNAL_CLOSE, answer_of
+from counterpoint.tasks.answers import Extractor
+from counterpoint.user_functions import user_function
 
 Part = Literal["response", "reasoning", "answer"]
 Pooling = Literal["mean", "first", "last"]
@@ -70,11 +72,18 @@ class Embedder:
         return Embedded(rows, sum(cut.get(text, False) for text in stripped))
 
 
-def part_of(response: str, part: Part) -> str:
-    """What of a response is embedded: all of it, what is before its last `</think>`, or what is after."""
+def part_of(response: str, part: Part, extract: Extractor | None = None) -> str:
+    """What of a response is embedded: all of it, its reasoning, before its last `</think>`, or its answer.
+
+    The answer is what `extract` finds after the reasoning, as the grader does, so that whatever else stands there is not
+    compared: nothing where it finds none, all that stands there without `extract`.
+    """
     if part == "reasoning":
         return response.rpartition(SIGNAL_CLOSE)[0]
-    return answer_of(response) if part == "answer" else response
+    if part == "response":
+        return response
+    answer = answer_of(response)
+    return answer if extract is None else extract(answer) or ""
 
 
 def load_embedder(name: str) -> Embedder:
@@ -100,27 +109,11 @@ def load_embedder(name: str) -> Embedder:
         if pooling in ("mean", "first", "last") and model:
             return encoder(model, pooling)
         return encoder(rest)
-    if rest:
-        return Embedder(own_function(kind, rest))
+    if ":" in name and kind not in ("sentence", "encoder"):
+        return Embedder(user_function(name, "the embedder", "function(texts) returning an array, a row a text"))
     raise ConfigError(
         f"there is no embedder {name!r}; choose minilm, ngrams, policy, sentence:NAME, encoder:NAME or module:function"
     )
-
-
-def own_function(module: str, name: str) -> Callable[[list[str]], Any]:
-    """A user's function. Raises `ConfigError` if it is not there, or no function."""
-    try:
-        function = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the embedder {module}:{name}: cannot import {error.name!r}; install it, or put its folder on PYTHONPATH"
-        ) from error
-    if not callable(function):
-        raise ConfigError(
-            f"the embedder {module}:{name}: module {module!r} has no function {name!r}; write it as function(texts) returning an "
-            "array, a row a text"
-        )
-    return function
 
 
 def hashed_ngrams(texts: list[str], sizes: Sequence[int] = (1, 2, 3), dimensions: int = 1024) -> Tensor:

@@ -14,6 +14,7 @@ from counterpoint.errors import ConfigError
 from counterpoint.policy.base import Policy
 from counterpoint.rl import control
 from counterpoint.rl.types import Completion
+from counterpoint.tasks.answers import Extractor
 
 ENTROPY = "entropy"
 """The shaper that acts on advantages of tokens; see `shaping.entropy_bonus`."""
@@ -32,14 +33,17 @@ class Diversity:
         return self.settings.shaper == ENTROPY
 
     def shape(
-        self, responses_Q_G: Sequence[Sequence[Completion]], rewards_Q_G: Tensor, alpha: float
+        self, responses_Q_G: Sequence[Sequence[Completion]], rewards_Q_G: Tensor, alpha: float, extract: Extractor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Shaped rewards [Q, G] and what to log: the span of the groups, and what the encoder could not see."""
+        """Shaped rewards [Q, G] and what to log: the span of the groups, and what the encoder could not see.
+
+        `extract` is the grader's way to find an answer (`graders.extractor_of`), for a section whose part is the answer.
+        """
         if self.by_token:
             return rewards_Q_G, {}
         embeddings, metrics = None, {}
         if self.embedder is not None:
-            texts = [part_of(response.text, self.settings.part) for group in responses_Q_G for response in group]
+            texts = [part_of(response.text, self.settings.part, extract) for group in responses_Q_G for response in group]
             embedded = self.embedder(texts)
             embeddings = embedded.vectors.unflatten(0, rewards_Q_G.shape)
             metrics = {

@@ -53,7 +53,8 @@ def dqo(
 
     Against noise that makes a response look diverse and can cost it its reward, two cures: `quality_temperature` weights the
     kernel by quality (`diversity.quality_weighted`), and `correct_only` counts and pays only responses whose reward reaches
-    `threshold`. Neither sees noise that the grader does not: there, embed the answer alone. benchmarks/noise.py shows both.
+    `threshold`. Neither sees noise that the grader does not: there, embed the answer alone, as the grader finds it
+    (diversity.part = "answer"). benchmarks/noise.py shows both.
     """
     return samples.rewards + alpha * dqo_terms(
         samples.rewards, embedded(samples), kernel, parameter, quality_temperature, correct_only, threshold

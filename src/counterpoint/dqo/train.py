@@ -26,6 +26,7 @@ from counterpoint.rl.state import State, after
 from counterpoint.rl.types import Completion, Question, SamplingParams
 from counterpoint.run import Run
 from counterpoint.tasks.base import Task
+from counterpoint.tasks.graders import extractor_of
 
 
 def train(
@@ -83,7 +84,7 @@ def dqo_step(
     clock.lap("score")
 
     # 3. Shape: r_i + α · d_i, d_i what response i adds to the volume that its group spans.
-    shaped_Q_G, shown = diversity.shape(responses_Q_G, rewards_Q_G, alpha)
+    shaped_Q_G, shown = diversity.shape(responses_Q_G, rewards_Q_G, alpha, extractor_of(task.grade))
     clock.lap("shape")
 
     # 4. Advantage and update: the baseline is the group's, or a critic's.
