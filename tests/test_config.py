@@ -231,6 +231,7 @@ POLICY = {"policy": {"model": "a"}}
             {"diversity": {"control": "quality_floor"}, "algorithm": {"advantage": "grpo"}},
             "unit size whatever α is, so α cannot keep a floor; use dr_grpo, rloo or reinforce_pp",
         ),
+        ({"diversity": {"alpha": 1e300}}, "diversity.alpha: Input should be less than or equal to 1000000"),
         ({"diversity": {"shapr": "dqo"}}, "diversity.shapr: no such setting; did you mean shaper?"),
         ({"capable": {"model": "a"}}, "capable: no such setting"),
         ({"policy": {}}, "policy.model: must be given"),

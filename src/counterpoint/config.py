@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from counterpoint.errors import ConfigError
 
+MOST_ALPHA = 1e6
+"""A reward of 1 beside a term a million times larger is lost in float32's rounding."""
+
 
 class Section(BaseModel):
     """A table of a recipe. Its numbers are finite, but for limits that `inf` switches off."""
@@ -181,16 +184,17 @@ class DiversityConfig(Section):
         description='α at the start: the strength of the shaper. With `algorithm.advantage = "grpo"` it says nothing in a group '
         "whose rewards tie: dividing by the group's deviation scales the diversity term to unit size, be α 0.01 or 10.",
         ge=0,
+        le=MOST_ALPHA,
     )
     control: Literal["constant", "linear", "quality_floor"] = Field(
         "constant",
         description="α stays, goes in a line to `alpha_end`, or is found by the floor of quality (not with the advantage grpo).",
     )
-    alpha_end: float = Field(0.0, description="linear: α at the last step.", ge=0)
+    alpha_end: float = Field(0.0, description="linear: α at the last step.", ge=0, le=MOST_ALPHA)
     floor: float = Field(0.5, description="quality_floor: the mean reward to keep.", gt=0, le=1)
     rate: float = Field(0.02, description="quality_floor: the most that α rises in a step.", gt=0)
     tolerance: float = Field(0.02, description="quality_floor: a shortfall of this much switches α off.", gt=0)
-    maximum: float = Field(4.0, description="quality_floor: α's upper bound.", gt=0)
+    maximum: float = Field(4.0, description="quality_floor: α's upper bound.", gt=0, le=MOST_ALPHA)
     grace: int = Field(
         0, description="quality_floor: steps in which α stays at `alpha` while the floor has not been reached yet.", ge=0
     )
@@ -204,7 +208,7 @@ class DiversityConfig(Section):
         description="What of a response is embedded: all of it, what is before its last `</think>`, or the answer that the "
         "grader finds (all after `</think>` where a grader looks for none).",
     )
-    options: dict[str, Any] = Field({}, description="What the shaper itself takes; see dqo/shaping.py.")
+    options: dict[str, Any] = Field({}, description="What the shaper itself takes; see dqo/options.py.")
 
     @model_validator(mode="after")
     def _starts_within_its_bounds(self) -> Self:

@@ -1,5 +1,6 @@
 """DQO's step by hand, and the loop around it: who learns from what, and what leaves a step."""
 
+import inspect
 import math
 from dataclasses import replace
 from typing import get_args
@@ -9,7 +10,9 @@ import torch
 
 from counterpoint.config import DiversityConfig
 from counterpoint.dqo.embed import Embedder
+from counterpoint.dqo.options import OPTIONS
 from counterpoint.dqo.shape import Diversity, alpha_controller, load_diversity
+from counterpoint.dqo.shaping import SHAPERS as SHAPERS_BY_NAME
 from counterpoint.dqo.train import dqo_step
 from counterpoint.errors import ConfigError, DataError, TrainingError
 from counterpoint.rl.control import Constant
@@ -186,19 +189,34 @@ def test_a_policys_own_states_move_with_it(tmp_path):
 @pytest.mark.parametrize(
     ("shaper", "options", "says"),
     [
-        ("dqo", {"kernle": "rbf"}, "dqo takes no 'kernle'; it takes kernel, parameter, quality_temperature"),
-        ("dqo", {"alpha": 2.0}, "dqo takes no 'alpha'"),
-        ("none", {"k": 4}, "none takes no 'k'; it takes no options"),
-        ("entropy", {"kappa": 4}, "entropy takes no 'kappa'; it takes no options"),
-        ("pass_at_k", {"kernel": "rbf"}, "pass_at_k takes no 'kernel'; it takes k"),
-        ("pass_at_k", {"k": 99}, "pass_at_k cannot take .*group's size"),
-        ("dqo", {"kernel": "cosine"}, "dqo cannot take .*choose linear, rbf or cosine_power"),
+        ("dqo", {"kernle": "rbf"}, r"kernle: no such setting; did you mean kernel\?"),
+        ("dqo", {"alpha": 2.0}, "alpha: no such setting"),
+        ("none", {"k": 4}, "k: no such setting; there are none"),
+        ("entropy", {"kappa": 4}, "kappa: no such setting; there are none"),
+        ("pass_at_k", {"kernel": "rbf"}, "kernel: no such setting; there are k"),
+        ("pass_at_k", {"k": 99}, "k = 99, and a group is 4"),
+        ("pass_at_k", {"k": 0}, "k: .*greater than or equal to 1"),
+        ("pass_at_k", {"k": 2.5}, "k: .*integer"),
+        ("darling", {"threshold": 90}, "threshold: .*less than or equal to 1"),
+        ("dqo", {"kernel": "cosine"}, "kernel: .*'linear', 'rbf' or 'cosine_power'"),
+        ("dqo", {"correct_only": "no"}, "correct_only: .*valid boolean"),
+        ("dqo", {"threshold": "0.5"}, "threshold: .*valid number"),
+        ("dqo", {"parameter": 4}, "parameter is of rbf or cosine_power, and the kernel is linear"),
+        ("dqo", {"kernel": "cosine_power", "parameter": 1.5}, "a whole number"),
+        ("dqo", {"quality_temperature": 0}, "quality_temperature: .*greater than 0"),
     ],
 )
 def test_an_option_that_the_shaper_does_not_take_is_refused_by_name(tmp_path, shaper, options, says):
     recipe = dqo_recipe_in(tmp_path, diversity={"shaper": shaper, "options": options})
-    with pytest.raises(ConfigError, match=f"diversity.options: the shaper {says}"):
+    with pytest.raises(ConfigError, match=f"(?s)diversity.options.*the shaper {shaper}.*{says}"):
         load_diversity(recipe.diversity, FakePolicy(), recipe.dqo.samples)
+
+
+@pytest.mark.parametrize("shaper", OPTIONS)
+def test_options_are_those_of_the_shapers_own_signature(shaper):
+    parameters = inspect.signature(SHAPERS_BY_NAME[shaper]).parameters
+    for name, field in OPTIONS[shaper].model_fields.items():
+        assert parameters[name].default == field.default
 
 
 @pytest.mark.parametrize("shaper", ["unlikeliness", "pass_at_k", "darling"])

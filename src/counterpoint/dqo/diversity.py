@@ -70,15 +70,15 @@ def kernel(name: KernelName, embeddings_G_D: Tensor, parameter: float | None = N
     raise ValueError(f"unknown kernel {name!r}; choose linear, rbf or cosine_power")
 
 
-def quality_weighted(kernel_G_G: Tensor, rewards_G: Tensor, temperature: float, best: float = 1.0) -> Tensor:
-    """The kernel of ψ_i = sqrt(exp((r_i − best) / temperature)) · φ_i: a bad response is a short vector and spans little.
+def quality_weighted(kernel_G_G: Tensor, rewards_G: Tensor, temperature: float) -> Tensor:
+    """The kernel of ψ_i = sqrt(exp((r_i − 1) / temperature)) · φ_i: a bad response is a short vector and spans little.
 
-    It is the reward-scaled embedding of the paper's optimum (its π_ref left out), scaled so that a response of reward `best`
-    keeps its length. Rewards [..., G].
+    It is the reward-scaled embedding of the paper's optimum (its π_ref left out), scaled so that a response of reward 1, the
+    most that a grader gives, keeps its length. Rewards [..., G].
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    length = torch.exp((rewards_G.to(kernel_G_G.dtype) - best) / (2 * temperature))
+    length = torch.exp((rewards_G.to(kernel_G_G.dtype) - 1) / (2 * temperature))
     return length.unsqueeze(-1) * kernel_G_G * length.unsqueeze(-2)
 
 

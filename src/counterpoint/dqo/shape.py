@@ -1,6 +1,5 @@
 """A recipe's `[diversity]` section at work: the responses of a step, embedded, and what their rewards become."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,8 +7,10 @@ import torch
 from torch import Tensor
 
 from counterpoint.config import DiversityConfig
+from counterpoint.config_files import validate_as
 from counterpoint.dqo import diversity, shaping
 from counterpoint.dqo.embed import Embedder, load_embedder, part_of, policy_states
+from counterpoint.dqo.options import OPTIONS, NoOptions, PassAtKOptions
 from counterpoint.errors import ConfigError
 from counterpoint.policy.base import Policy
 from counterpoint.rl import control
@@ -59,18 +60,10 @@ class Diversity:
 
 def load_diversity(settings: DiversityConfig, policy: Policy, group: int) -> Diversity:
     """What a section names, ready to use on groups of so many. Raises `ConfigError` for an option that the shaper refuses."""
-    known: list[str] = []
-    if settings.shaper != ENTROPY:
-        parameters = inspect.signature(shaping.SHAPERS[settings.shaper]).parameters
-        known = [name for name in parameters if name not in ("samples", "alpha")]
-    for name in settings.options:
-        if name not in known:
-            raise ConfigError(
-                f"diversity.options: the shaper {settings.shaper} takes no {name!r}; "
-                + (f"it takes {', '.join(known)}" if known else "it takes no options")
-            )
-    if settings.shaper != ENTROPY:
-        try_shaper(settings, group)
+    kind = OPTIONS.get(settings.shaper, NoOptions)
+    options = validate_as(kind, settings.options, f"diversity.options of the shaper {settings.shaper}")
+    if isinstance(options, PassAtKOptions) and options.k > group:
+        raise ConfigError(f"diversity.options: the shaper pass_at_k has k = {options.k}, and a group is {group}; lower k")
     if settings.shaper in shaping.SHARES and largest_alpha(settings) > 1:
         raise ConfigError(
             f"diversity: α of the shaper {settings.shaper} is a share of the reward, so at most 1; above it, right responses "
@@ -85,15 +78,6 @@ def largest_alpha(settings: DiversityConfig) -> float:
     """The most that α can become in a run."""
     ends = {"constant": settings.alpha, "linear": settings.alpha_end, "quality_floor": settings.maximum}
     return max(settings.alpha, ends[settings.control])
-
-
-def try_shaper(settings: DiversityConfig, group: int) -> None:
-    """Shape a group of nothing, so that a value that the shaper refuses is found before the first step."""
-    nothing = shaping.Samples(torch.zeros(1, group), torch.eye(group).unsqueeze(0), torch.zeros(1, group))
-    try:
-        shaping.SHAPERS[settings.shaper](nothing, settings.alpha, **settings.options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"diversity.options: the shaper {settings.shaper} cannot take {settings.options}: {error}") from error
 
 
 def alpha_controller(settings: DiversityConfig, steps: int) -> control.Controller:
