@@ -178,7 +178,8 @@ def test_a_function_of_the_user(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("minilmm", ConfigError, "no embedder 'minilmm'; choose minilm, ngrams"),
+        ("minilmm", ConfigError, "no embedder 'minilmm' here; choose minilm, ngrams, sentence"),
+        ("policy", ConfigError, "no embedder 'policy' here, which only the diversity section of a recipe can name; choose"),
         ("sentence:", ConfigError, "no embedder"),
         (":f", ConfigError, "embedder ':f': a function of yours is named module:function"),
         ("..relative:f", ConfigError, "a function of yours is named module:function"),

@@ -111,8 +111,9 @@ def load_embedder(name: str) -> Embedder:
         return encoder(rest)
     if ":" in name and kind not in ("sentence", "encoder"):
         return Embedder(user_function(name, "the embedder", "function(texts) returning an array, a row a text"))
+    here = ", which only the diversity section of a recipe can name" if name == "policy" else ""
     raise ConfigError(
-        f"there is no embedder {name!r}; choose minilm, ngrams, policy, sentence:NAME, encoder:NAME or module:function"
+        f"there is no embedder {name!r} here{here}; choose minilm, ngrams, sentence:NAME, encoder:NAME or module:function"
     )
 
 
