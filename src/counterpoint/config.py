@@ -286,7 +286,7 @@ class CriticConfig(Section):
         gt=0,
         allow_inf_nan=True,
     )
-    warmup_steps: int = Field(10, description="Training steps at the start in which only the critic learns.", ge=0)
+    warmup_steps: int = Field(10, description="Training steps at the start in which only the critic learns, and α stays.", ge=0)
 
 
 class Recipe(Section):

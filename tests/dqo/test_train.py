@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from dataclasses import replace
 from typing import get_args
 
@@ -347,6 +348,22 @@ def test_with_a_critic_the_policy_rests_while_the_critic_warms_up(tmp_path):
     assert all("critic_value_loss" in record for record in metrics)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({"control": "quality_floor", "floor": 0.3, "rate": 0.1, "tolerance": 0.1, "alpha": 1.0}, [1, 1, 1, 1.1, 1.2]),
+        ({"control": "linear", "alpha": 2.0, "alpha_end": 1.0}, [2, 2, 2, 1.5, 1]),
+    ],
+    ids=["quality_floor", "linear"],
+)
+def test_alpha_stays_while_only_the_critic_learns(tmp_path, chosen, expected):
+    """Quality is above the floor from the start, and none of it is α's doing before the third step."""
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 5}, critic={"warmup_steps": 2}, diversity=chosen)
+    task = toy_task(lambda questions, responses: [float(i % 2) for i in range(len(responses))])
+    _, metrics, _ = trained_dqo(recipe, fake(recipe), tiny_critic(), task)
+    assert alphas(metrics) == pytest.approx(expected)
+
+
 def test_a_critic_is_paid_the_shaped_rewards(tmp_path):
     recipe = dqo_recipe_in(tmp_path, critic={"warmup_steps": 0, "lam": 1.0})
     told = []
@@ -374,6 +391,31 @@ def test_texts_that_the_encoder_cut_bring_a_warning_with_the_samples(tmp_path):
     trained_dqo(recipe, policy, warn=warnings.append, diversity=Diversity(recipe.diversity, short))
     said = [f"step {step}: the encoder cut 4 of the texts that it compared" for step in (1, 4)]
     assert [warning.partition(",")[0] for warning in warnings] == said
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"part": "reasoning"}, "step 1: every text that is compared is empty.* needs a model that writes </think>"),
+        (
+            {"options": {"correct_only": True, "threshold": 0.9}},
+            "step 1: .* changed no reward, though the mean reward is 0.4: no",
+        ),
+    ],
+    ids=["nothing embedded", "nothing counted"],
+)
+def test_a_diversity_term_that_does_nothing_is_told_of_once(tmp_path, chosen, said):
+    recipe = dqo_recipe_in(tmp_path, diversity=chosen)
+    task, warnings = toy_task(lambda questions, responses: [0.3, 0.5] * (len(responses) // 2)), []
+    trained_dqo(recipe, fake(recipe), task=task, warn=warnings.append)
+    [warning] = warnings
+    assert re.match(said, warning)
+
+
+@pytest.mark.parametrize("chosen", [{"alpha": 0.0}, {"shaper": "none"}, {"shaper": "pass_at_k"}, {"shaper": "dra"}], ids=str)
+def test_where_no_term_is_asked_for_or_it_works_nothing_is_told(tmp_path, chosen):
+    recipe = dqo_recipe_in(tmp_path, diversity=chosen)
+    trained_dqo(recipe, fake(recipe), task=toy_task(lambda questions, responses: [1.0, 0.0] * (len(responses) // 2)))
 
 
 def test_a_question_that_cannot_be_graded_leaves_the_step_and_is_counted(tmp_path):
