@@ -9,6 +9,7 @@ from counterpoint.rl.advantages import (
     ADVANTAGES,
     advantages,
     dr_grpo,
+    entropy_bonus,
     gae,
     grpo,
     has_spread,
@@ -79,6 +80,14 @@ def test_separate_normalisation_is_grpo_when_penalties_tie_or_the_multiplier_is_
 def test_separate_normalisation_refuses_shapes_that_differ():
     with pytest.raises(ValueError, match="one shape"):
         separately_normalised(torch.zeros(2, 3), torch.zeros(2, 2), 1.0)
+
+
+def test_the_entropy_bonus_raises_advantages_and_never_turns_one_around():
+    advantage = torch.tensor([[[1.0, 1.0, -1.0, 0.0]]])
+    entropies = torch.tensor([[[0.5, 9.0, 9.0, 9.0]]])
+    assert entropy_bonus(advantage, entropies, alpha=0.4)[0, 0].tolist() == pytest.approx([1.2, 1.5, -0.5, 0.0])
+    with pytest.raises(ValueError, match="kappa must be above 1"):
+        entropy_bonus(advantage, entropies, 0.1, kappa=1.0)
 
 
 def test_has_spread_marks_the_groups_that_carry_a_signal():

@@ -18,7 +18,7 @@ from counterpoint.rl.types import Completion
 from counterpoint.tasks.answers import Extractor
 
 ENTROPY = "entropy"
-"""The shaper that acts on advantages of tokens; see `shaping.entropy_bonus`."""
+"""The shaper that acts on advantages of tokens; see `advantages.entropy_bonus`."""
 
 
 @dataclass(frozen=True)

@@ -158,17 +158,6 @@ def clusters(embeddings_Q_G_D: Tensor, threshold: float = 0.9) -> Tensor:
     return labels
 
 
-def entropy_bonus(advantages_Q_G_T: Tensor, entropies_Q_G_T: Tensor, alpha: float, kappa: float = 2.0) -> Tensor:
-    """A_t + min(α · H_t, |A_t| / κ), per token: uncertain tokens count for more, and no sign changes. arXiv 2506.14758.
-
-    It acts on advantages of tokens, where the other shapers act on rewards of responses. The paper has α = 0.4 and κ = 2.
-    H_t is the policy's entropy in nats where it drew token t.
-    """
-    if kappa <= 1:
-        raise ValueError(f"kappa must be above 1, or the bonus could turn an advantage around; got {kappa}")
-    return advantages_Q_G_T + torch.minimum(alpha * entropies_Q_G_T, advantages_Q_G_T.abs() / kappa)
-
-
 SHAPERS: Mapping[str, Shaper] = {
     "none": plain,
     "dqo": dqo,

@@ -117,6 +117,18 @@ def whiten(advantages_N_T: Tensor, mask_N_T: Tensor, epsilon: float = 1e-6) -> T
     return whitened.masked_scatter(mask_N_T, (kept - kept.mean()) / (kept.std() + epsilon))
 
 
+def entropy_bonus(advantages_Q_G_T: Tensor, entropies_Q_G_T: Tensor, alpha: float, kappa: float = 2.0) -> Tensor:
+    """A_t + min(α · H_t, |A_t| / κ), per token: uncertain tokens count for more, and no sign changes. arXiv 2506.14758.
+
+    DQO's peer that acts on advantages of tokens, where the shapers of dqo/shaping.py act on rewards of responses. The
+    paper has α = 0.4 and κ = 2.
+    H_t is the policy's entropy in nats where it drew token t.
+    """
+    if kappa <= 1:
+        raise ValueError(f"kappa must be above 1, or the bonus could turn an advantage around; got {kappa}")
+    return advantages_Q_G_T + torch.minimum(alpha * entropies_Q_G_T, advantages_Q_G_T.abs() / kappa)
+
+
 def has_spread(values_Q_G: Tensor) -> Tensor:
     """bool [Q]: groups whose values differ by more than rounding, `NO_SPREAD`; only they carry a gradient signal."""
     check_rewards(values_Q_G, "values")
