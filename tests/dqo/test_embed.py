@@ -176,6 +176,22 @@ def test_a_function_of_the_user(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (None, "returned a NoneType that is no array of numbers"),
+        ("vectors", "returned a str that is no array of numbers"),
+        ([[1.0, 2.0], [3.0]], "returned a list that is no array of numbers"),
+        ([1.0, 2.0], r"returned an array of \[2\]"),
+        ([[], []], r"returned an array of \[2, 0\]"),
+    ],
+    ids=str,
+)
+def test_a_function_that_returns_no_vectors_is_told_so(returned, said):
+    with pytest.raises(ModelError, match=f"was given 2 texts and {said}"):
+        Embedder(lambda texts: returned)(["a", "b"])
+
+
+@pytest.mark.parametrize(
     ("name", "error", "said"),
     [
         ("minilmm", ConfigError, "no embedder 'minilmm' here; choose minilm, ngrams, sentence"),

@@ -52,13 +52,20 @@ class Embedder:
         self.too_long = too_long
 
     def __call__(self, texts: Sequence[str]) -> Embedded:
-        """Raises `ModelError` if the encoder returns another number of rows, or values that are not finite; it names the text."""
+        """Raises `ModelError` if the encoder returns no row of finite numbers for each text; it names the text."""
         stripped = [text.strip() for text in texts]
         different = list(dict.fromkeys(text for text in stripped if text))
         if not different:
             return Embedded(torch.zeros(len(texts), 1))
-        vectors = torch.as_tensor(self.encode(different)).detach().float().cpu()
-        if vectors.dim() != 2 or len(vectors) != len(different):
+        found = self.encode(different)
+        try:
+            vectors = torch.as_tensor(found).detach().float().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:  # None, text, rows of different lengths
+            raise ModelError(
+                f"the encoder was given {len(different)} texts and returned a {type(found).__name__} that is no array of numbers, "
+                f"a row a text: {error}"
+            ) from error
+        if vectors.dim() != 2 or len(vectors) != len(different) or not vectors.shape[1]:
             raise ModelError(f"the encoder was given {len(different)} texts and returned an array of {list(vectors.shape)}")
         bad = (~torch.isfinite(vectors)).any(dim=1).nonzero().flatten().tolist()
         if bad:
