@@ -16,7 +16,7 @@ from counterpoint.dqo.shape import Diversity, alpha_controller, load_diversity
 from counterpoint.dqo.shaping import SHAPERS as SHAPERS_BY_NAME
 from counterpoint.dqo.train import dqo_step
 from counterpoint.errors import ConfigError, DataError, TrainingError
-from counterpoint.rl.control import Constant
+from counterpoint.rl.control import Constant, QualityFloor
 from counterpoint.rl.state import State
 from counterpoint.rl.types import Question
 from counterpoint.run import read_metrics
@@ -156,10 +156,40 @@ def test_the_time_of_a_step_is_told_by_phase(tmp_path, monkeypatch, with_critic)
     assert metrics["seconds"] == 1111
 
 
-def test_the_learning_rate_follows_its_schedule(tmp_path):
-    recipe = dqo_recipe_in(tmp_path, run={"steps": 4}, algorithm={"schedule": "linear"})
-    policy, _, _ = trained_dqo(recipe, fake(recipe))
+@pytest.mark.parametrize("critic", [None, tiny_critic()], ids=["group", "critic"])
+def test_the_learning_rate_follows_its_schedule(tmp_path, critic):
+    sections = {} if critic is None else {"critic": {"warmup_steps": 0}}
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 4}, algorithm={"schedule": "linear"}, **sections)
+    policy, _, _ = trained_dqo(recipe, fake(recipe), critic)
     assert policy.speaker.policy.rates == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
+
+
+def test_every_step_draws_its_own_samples_and_the_same_again(tmp_path):
+    recipe = dqo_recipe_in(tmp_path)
+    policies = [fake(recipe), fake(recipe)]
+    for policy in policies:
+        for step in (0, 1, 2):
+            one_step(recipe, policy, step=step)
+    first, again = (policy.speaker.policy.seeds for policy in policies)
+    assert first == again
+    assert len(set(first)) == 3
+
+
+def test_what_an_update_draws_at_random_depends_on_nothing_but_seed_and_step(tmp_path):
+    """Dropout, say: or a resumed run would not go on as an unbroken one."""
+
+    class Drawing(FakePolicy):
+        def update(self, *arguments):
+            drawn.append(torch.rand(1).item())
+            return super().update(*arguments)
+
+    recipe, drawn = dqo_recipe_in(tmp_path), []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        for step in (0, 1):
+            one_step(recipe, fake(recipe, Drawing()), step=step)
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]
 
 
 # --- shapers
@@ -176,6 +206,14 @@ def test_every_shaper_takes_a_step(tmp_path, shaper):
     assert not all(torch.equal(before[name], weight) for name, weight in weights_of(policy).items())
     unchanged = result.metrics["shaped_reward"] == pytest.approx(result.metrics["reward"])
     assert unchanged == (shaper in ("none", "entropy"))
+
+
+def test_a_response_is_as_likely_as_all_of_its_tokens_together(tmp_path):
+    """Three tokens of −0.5 nats are rarer than one: the mean would not tell them apart, and unlikeliness not pay them."""
+    recipe = dqo_recipe_in(tmp_path, dqo={"samples": 2}, diversity={"shaper": "unlikeliness", "alpha": 0.5})
+    task = toy_task(lambda questions, responses: [1.0] * len(responses))
+    result, _ = one_step(recipe, fake(recipe, Heard(lambda prompt, i: ("abc", "d")[i])), task=task, count=1)
+    assert result.samples[0]["shaped"] == pytest.approx([0.75, 0.5])
 
 
 def test_a_policys_own_states_move_with_it(tmp_path):
@@ -223,7 +261,12 @@ def test_options_are_those_of_the_shapers_own_signature(shaper):
 @pytest.mark.parametrize("shaper", ["unlikeliness", "pass_at_k", "darling"])
 @pytest.mark.parametrize(
     "strength",
-    [{"alpha": 1.5}, {"alpha": 0.5, "control": "linear", "alpha_end": 2.0}, {"alpha": 0.5, "control": "quality_floor"}],
+    [
+        {"alpha": 1.5},
+        {"alpha": 0.5, "control": "linear", "alpha_end": 2.0},
+        {"alpha": 2.0, "control": "linear", "alpha_end": 0.5},
+        {"alpha": 0.5, "control": "quality_floor"},
+    ],
 )
 def test_a_share_of_the_reward_above_all_of_it_is_refused(tmp_path, shaper, strength):
     """DARLING at α = 4 would pay right responses that are alike −1.67, and wrong ones 0."""
@@ -304,6 +347,13 @@ def test_alpha_stays_or_goes_in_a_line_to_its_end_at_the_last_step(tmp_path):
         recipe = dqo_recipe_in(tmp_path / control, run={"steps": 5}, diversity=chosen)
         _, metrics, _ = trained_dqo(recipe, fake(recipe))
         assert alphas(metrics) == pytest.approx(expected)
+
+
+def test_every_setting_of_the_floor_reaches_its_controller():
+    values = {"alpha": 0.3, "floor": 0.7, "rate": 0.11, "tolerance": 0.13, "maximum": 3.5, "grace": 17}
+    settings = DiversityConfig.model_validate({"control": "quality_floor", **values})
+    expected = QualityFloor(floor=0.7, value=0.3, rate=0.11, tolerance=0.13, maximum=3.5, grace=17)
+    assert alpha_controller(settings, 100) == expected
 
 
 def test_a_line_of_one_step_is_its_start():
