@@ -62,8 +62,8 @@ class Embedder:
             vectors = torch.as_tensor(found).detach().float().cpu()
         except (TypeError, ValueError, RuntimeError) as error:  # None, text, rows of different lengths
             raise ModelError(
-                f"the encoder was given {len(different)} texts and returned a {type(found).__name__} that is no array of numbers, "
-                f"a row a text: {error}"
+                f"the encoder was given {len(different)} texts and returned a {type(found).__name__} that is no array of "
+                f"numbers, a row a text: {error}"
             ) from error
         if vectors.dim() != 2 or len(vectors) != len(different) or not vectors.shape[1]:
             raise ModelError(f"the encoder was given {len(different)} texts and returned an array of {list(vectors.shape)}")
