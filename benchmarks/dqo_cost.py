@@ -29,7 +29,7 @@ from counterpoint.dqo.train import dqo_step
 from counterpoint.jobs import learner_of, task_of
 from counterpoint.rl.learn import Learner
 from counterpoint.rl.state import State
-from counterpoint.rl.types import Completion, Question
+from counterpoint.rl.types import Question
 from counterpoint.tasks.base import Task
 
 HERE = Path(__file__).parent
@@ -67,10 +67,8 @@ class TimedDiversity(Diversity):
 
     watch: Stopwatch
 
-    def shape(
-        self, responses_Q_G: Sequence[Sequence[Completion]], rewards_Q_G: Tensor, alpha: float
-    ) -> tuple[Tensor, dict[str, float]]:
-        return self.watch.timed("shape", super().shape)(responses_Q_G, rewards_Q_G, alpha)
+    def shape(self, *arguments: Any) -> tuple[Tensor, dict[str, float]]:
+        return self.watch.timed("shape", super().shape)(*arguments)
 
 
 def main() -> None:

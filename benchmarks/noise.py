@@ -39,8 +39,8 @@ from typing import Any
 import torch
 
 from counterpoint.config import DqoRecipe
-from counterpoint.dqo.embed import Embedder, hashed_ngrams
-from counterpoint.dqo.shape import Diversity, alpha_controller
+from counterpoint.dqo.embed import Part
+from counterpoint.dqo.shape import alpha_controller, load_diversity
 from counterpoint.dqo.train import dqo_step
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker, respond
@@ -50,6 +50,7 @@ from counterpoint.rl.learn import Learner
 from counterpoint.rl.state import State
 from counterpoint.rl.types import Datum, Question, SamplingParams
 from counterpoint.tasks.base import Task
+from counterpoint.tasks.graders import per_example
 from counterpoint.warmup import CROSS_ENTROPY
 
 HERE = Path(__file__).parent
@@ -64,20 +65,20 @@ class Variant:
 
     shaper: str
     options: dict[str, Any]
-    answer_alone: bool
-    """Embed the first line, not the response."""
+    part: Part
+    """What is embedded: the response, or the answer that the grader finds, its first line."""
     colour: str
     line: str
 
 
 VARIANTS = {
-    "GRPO": Variant("none", {}, False, "#000000", ":"),
-    "dqo": Variant("dqo", {}, False, "#D55E00", "-"),
-    "dqo, quality_temperature 2 (= α)": Variant("dqo", {"quality_temperature": 2.0}, False, "#E69F00", "--"),
-    "dqo, quality_temperature 0.25": Variant("dqo", {"quality_temperature": 0.25}, False, "#CC79A7", "-."),
-    "dqo, correct_only": Variant("dqo", {"correct_only": True}, False, "#56B4E9", "-"),
-    "dqo, answer embedded": Variant("dqo", {}, True, "#009E73", "--"),
-    "dqo, correct_only, answer embedded": Variant("dqo", {"correct_only": True}, True, "#0072B2", "-"),
+    "GRPO": Variant("none", {}, "response", "#000000", ":"),
+    "dqo": Variant("dqo", {}, "response", "#D55E00", "-"),
+    "dqo, quality_temperature 2 (= α)": Variant("dqo", {"quality_temperature": 2.0}, "response", "#E69F00", "--"),
+    "dqo, quality_temperature 0.25": Variant("dqo", {"quality_temperature": 0.25}, "response", "#CC79A7", "-."),
+    "dqo, correct_only": Variant("dqo", {"correct_only": True}, "response", "#56B4E9", "-"),
+    "dqo, answer embedded": Variant("dqo", {}, "answer", "#009E73", "--"),
+    "dqo, correct_only, answer embedded": Variant("dqo", {"correct_only": True}, "answer", "#0072B2", "-"),
 }
 
 
@@ -92,26 +93,16 @@ def breaks(question: Question, noise: str, share: float) -> bool:
     return bool(noise) and zlib.crc32(f"{question.text}\n{noise}".encode()) < share * 2**32
 
 
-def grade(questions: Sequence[Question], responses: Sequence[str], broken: float) -> list[float]:
-    """1.0 for a first line that is a letter of the question's, unless noise broke it."""
-    rewards = []
-    for question, response in zip(questions, responses, strict=True):
-        answer, noise = split(response)
-        rewards.append(float(answer in question.answer.split() and not breaks(question, noise, broken)))
-    return rewards
-
-
 def task_of(broken: float) -> Task:
-    """Every set of three letters is a question."""
+    """Every set of three letters is a question; right is a first line that is one of its letters, unless noise broke it."""
+
+    def grade_one(question: Question, response: str) -> bool:
+        answer, noise = split(response)
+        return answer in question.answer.split() and not breaks(question, noise, broken)
+
     shown = [" ".join(letters) for letters in itertools.combinations(LETTERS, SHOWN)]
-    return Task("one of three", [Question(text, text, text) for text in shown], (), partial(grade, broken=broken))
-
-
-def embedder(variant: Variant) -> Embedder | None:
-    """Character n-grams of the response, or of its first line."""
-    if variant.shaper == "none":
-        return None
-    return Embedder((lambda texts: hashed_ngrams([split(text)[0] for text in texts])) if variant.answer_alone else hashed_ngrams)
+    questions = [Question(text, text, text) for text in shown]
+    return Task("one of three", questions, (), per_example("first line", grade_one, extract=lambda text: split(text)[0]))
 
 
 def recipe_of(variant: Variant, seed: int, steps: int, alpha: float) -> DqoRecipe:
@@ -121,7 +112,13 @@ def recipe_of(variant: Variant, seed: int, steps: int, alpha: float) -> DqoRecip
             "policy": {"model": "none", "learning_rate": 2e-3, "device": "cpu"},
             "dqo": {"questions": 16, "samples": 8, "max_tokens": MAX_TOKENS},
             "algorithm": {"advantage": "dr_grpo", "aggregation": "sequence"},
-            "diversity": {"shaper": variant.shaper, "alpha": alpha, "embedder": "ngrams", "options": variant.options},
+            "diversity": {
+                "shaper": variant.shaper,
+                "alpha": alpha,
+                "embedder": "ngrams",
+                "part": variant.part,
+                "options": variant.options,
+            },
         }
     )
 
@@ -152,7 +149,7 @@ def imitated(speaker: Speaker, question: Question, generator: random.Random, noi
 def trained(start: Learner, variant: Variant, broken: float, recipe: DqoRecipe, every: int = 10) -> list[dict[str, float]]:
     """Measures of a copy of `start` before training, every few steps, and at the end."""
     learner = replace(start, speaker=Speaker(copied(start.speaker.policy), start.speaker.renderer))
-    task, diversity = task_of(broken), Diversity(recipe.diversity, embedder(variant))
+    task, diversity = task_of(broken), load_diversity(recipe.diversity, learner.speaker.policy, recipe.dqo.samples)
     state, rows = State(alpha_controller(recipe.diversity, recipe.run.steps)), []
     for step in range(recipe.run.steps):
         if step % every == 0:

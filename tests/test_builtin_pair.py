@@ -49,5 +49,5 @@ def test_the_policy_is_right_in_many_ways_and_not_always():
     systems = {"start": responder(jobs.speaker_of(recipe.policy, task.instruction))}
     measures = Measures(embedder=load_embedder("ngrams"))
     result = evaluate_systems(systems, task, recipe, measures=measures).systems["start"]
-    assert 0.5 < result.accuracy.value < 0.85
-    assert result.diversity["different_correct"].value > 4
+    assert 0.6 < result.accuracy.value < 0.75
+    assert result.diversity["different_correct"].value > 5

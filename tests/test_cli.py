@@ -156,6 +156,18 @@ def test_a_run_goes_from_recipe_to_models_and_can_be_resumed(capsys, tmp_path):
     assert "there is a run in" in complaint(capsys, "duet", file, "--quiet")
 
 
+def test_a_run_of_duet_may_have_a_diversity_section(tmp_path):
+    for role in ("capable", "light"):
+        tiny_policy(context_length=64).save(tmp_path / role)
+    duet = "[duet]\nquestions = 2\nsignals = 2\nanswers = 2\nmax_signal_tokens = 8\nmax_answer_tokens = 4\n"
+    diversity = '[control]\nkind = "constant"\n[diversity]\nembedder = "ngrams"\n'
+    file = recipe_file(tmp_path, duet + diversity, tmp_path / "capable", tmp_path / "light")
+    assert main(["duet", file, "--quiet", "--set", "diversity.alpha=0.5"]) == 0
+    [metrics] = map(json.loads, (tmp_path / "runs" / "run" / "metrics.jsonl").read_text().splitlines())
+    assert metrics["alpha"] == 0.5
+    assert metrics["diversity_reward"] > 0
+
+
 def test_a_run_of_dqo_goes_from_recipe_to_a_model_and_can_be_resumed(capsys, tmp_path):
     tiny_policy(context_length=64).save(tmp_path / "model")
     file = tmp_path / "mine.toml"

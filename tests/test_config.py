@@ -227,6 +227,11 @@ POLICY = {"policy": {"model": "a"}}
         ({"algorithm": {"advantage": "separate"}}, "advantage 'separate' is for DUET's lengths"),
         ({"critic": {}, "diversity": {"shaper": "entropy"}}, "with a critic use another shaper"),
         ({"diversity": {"control": "quality_floor", "alpha": 5.0}}, "alpha 5.0 is above maximum 4.0"),
+        (
+            {"diversity": {"control": "quality_floor"}, "algorithm": {"advantage": "grpo"}},
+            "unit size whatever α is, so α cannot keep a floor; use dr_grpo, rloo or reinforce_pp",
+        ),
+        ({"diversity": {"alpha": 1e300}}, "diversity.alpha: Input should be less than or equal to 1000000"),
         ({"diversity": {"shapr": "dqo"}}, "diversity.shapr: no such setting; did you mean shaper?"),
         ({"capable": {"model": "a"}}, "capable: no such setting"),
         ({"policy": {}}, "policy.model: must be given"),
@@ -261,6 +266,8 @@ def test_inf_switches_a_limit_off_and_nan_does_not(written, setting):
         {"dqo": {"samples": 1}, "algorithm": {"advantage": "reinforce_pp"}},
         {"diversity": {"control": "linear", "alpha": 5.0}},
         {"critic": {"value_clip": float("inf")}},
+        {"critic": {}, "diversity": {"control": "quality_floor"}, "algorithm": {"advantage": "grpo"}},  # grpo is not used
+        {"diversity": {"control": "quality_floor", "shaper": "entropy"}, "algorithm": {"advantage": "grpo"}},
     ],
 )
 def test_settings_of_dqo_that_make_sense_together(values):
@@ -277,6 +284,7 @@ def test_duet_takes_a_diversity_section_but_with_an_advantage_that_sees_it():
     assert recipe.diversity is not None
     for contradiction, said in (
         ({"algorithm": {"advantage": "separate"}}, "'separate' knows reward and length only"),
+        ({"algorithm": {"advantage": "grpo"}, "diversity": {"control": "quality_floor"}}, "α cannot keep a floor"),
         ({"capable": {"model": "a", "train": False}}, r"shapes what M learns from, and capable\.train is false"),
         ({"diversity": {"part": "answer"}}, r"diversity\.part is answer: in DUET a signal is compared"),
         ({"diversity": {"part": "reasoning"}}, r"diversity\.part is reasoning"),

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from counterpoint.errors import ConfigError
 
+MOST_ALPHA = 1e6
+"""A reward of 1 beside a term a million times larger is lost in float32's rounding."""
+
 
 class Section(BaseModel):
     """A table of a recipe. Its numbers are finite, but for limits that `inf` switches off."""
@@ -176,15 +179,22 @@ class DiversityConfig(Section):
     shaper: Literal["none", "dqo", "mean_distance", "unlikeliness", "pass_at_k", "dra", "darling", "entropy"] = Field(
         "dqo", description="How a group's diversity changes its rewards; `none`: not at all."
     )
-    alpha: float = Field(1.0, description="α at the start: the strength of the shaper.", ge=0)
-    control: Literal["constant", "linear", "quality_floor"] = Field(
-        "constant", description="α stays, goes in a line to `alpha_end`, or is found by the floor of quality."
+    alpha: float = Field(
+        1.0,
+        description='α at the start: the strength of the shaper. With `algorithm.advantage = "grpo"` it says nothing in a group '
+        "whose rewards tie: dividing by the group's deviation scales the diversity term to unit size, be α 0.01 or 10.",
+        ge=0,
+        le=MOST_ALPHA,
     )
-    alpha_end: float = Field(0.0, description="linear: α at the last step.", ge=0)
+    control: Literal["constant", "linear", "quality_floor"] = Field(
+        "constant",
+        description="α stays, goes in a line to `alpha_end`, or is found by the floor of quality (not with the advantage grpo).",
+    )
+    alpha_end: float = Field(0.0, description="linear: α at the last step.", ge=0, le=MOST_ALPHA)
     floor: float = Field(0.5, description="quality_floor: the mean reward to keep.", gt=0, le=1)
     rate: float = Field(0.02, description="quality_floor: the most that α rises in a step.", gt=0)
     tolerance: float = Field(0.02, description="quality_floor: a shortfall of this much switches α off.", gt=0)
-    maximum: float = Field(4.0, description="quality_floor: α's upper bound.", gt=0)
+    maximum: float = Field(4.0, description="quality_floor: α's upper bound.", gt=0, le=MOST_ALPHA)
     grace: int = Field(
         0, description="quality_floor: steps in which α stays at `alpha` while the floor has not been reached yet.", ge=0
     )
@@ -193,14 +203,27 @@ class DiversityConfig(Section):
         description="minilm, ngrams, policy (its own states), sentence:NAME, encoder:NAME or module:function; used by dqo, "
         "mean_distance, dra and darling.",
     )
-    part: Literal["response", "reasoning", "answer"] = Field("response", description="What of a response is embedded.")
-    options: dict[str, Any] = Field({}, description="What the shaper itself takes; see dqo/shaping.py.")
+    part: Literal["response", "reasoning", "answer"] = Field(
+        "response",
+        description="What of a response is embedded: all of it, what is before its last `</think>`, or the answer that the "
+        "grader finds (all after `</think>` where a grader looks for none).",
+    )
+    options: dict[str, Any] = Field({}, description="What the shaper itself takes; see dqo/options.py.")
 
     @model_validator(mode="after")
     def _starts_within_its_bounds(self) -> Self:
         if self.control == "quality_floor" and self.alpha > self.maximum:
             raise ValueError(f"alpha {self.alpha} is above maximum {self.maximum}; raise maximum or lower alpha")
         return self
+
+    def check_that_alpha_doses(self, advantage: str) -> None:
+        """Raises `ValueError` for a floor that α cannot keep: grpo divides by the group's deviation, and α with it."""
+        if self.control == "quality_floor" and advantage == "grpo" and self.shaper not in ("none", "entropy"):
+            raise ValueError(
+                "diversity.control 'quality_floor' goes with no algorithm.advantage 'grpo': where the rewards of a group tie, "
+                "dividing by its standard deviation gives the diversity term unit size whatever α is, so α cannot keep a floor; "
+                "use dr_grpo, rloo or reinforce_pp"
+            )
 
 
 class PriceConfig(Section):
@@ -263,7 +286,7 @@ class CriticConfig(Section):
         gt=0,
         allow_inf_nan=True,
     )
-    warmup_steps: int = Field(10, description="Training steps at the start in which only the critic learns.", ge=0)
+    warmup_steps: int = Field(10, description="Training steps at the start in which only the critic learns, and α stays.", ge=0)
 
 
 class Recipe(Section):
@@ -333,6 +356,7 @@ class DuetRecipe(Recipe):
             raise ValueError(
                 f"diversity.part is {self.diversity.part}: in DUET a signal is compared, which is all reasoning; leave part out"
             )
+        self.diversity.check_that_alpha_doses(self.algorithm.advantage)
         return self
 
 
@@ -365,6 +389,8 @@ class DqoRecipe(Recipe):
             )
         if self.critic is not None and self.diversity.shaper == "entropy":
             raise ValueError("the shaper entropy goes with the advantages of a group; with a critic use another shaper")
+        if self.critic is None:
+            self.diversity.check_that_alpha_doses(self.algorithm.advantage)
         return self
 
 

@@ -90,7 +90,9 @@ def describe(problem: Any, kind: type[Section] = DuetRecipe) -> str:
     if problem["type"] == "extra_forbidden":
         names = list(fields_at(problem["loc"][:-1], kind))
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
-        return f"{where}: no such setting; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
+        return f"{where}: no such setting; " + (
+            f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}" if names else "there are none"
+        )
     if problem["type"] == "missing":
         return f"{where}: must be given"
     # what contradicts itself is a table: the message names the settings, and the table would bury it

@@ -104,7 +104,9 @@ class Run:
         """A run that exists. Nothing is written until `restore`. Raises `RunError` that names what is missing or damaged."""
         directory = Path(directory)
         if not directory.is_dir():
-            raise RunError(f"there is no run directory {directory}; give one that `counterpoint duet` has made")
+            raise RunError(
+                f"there is no run directory {directory}; give one that `counterpoint duet` or `counterpoint dqo` has made"
+            )
         for name in (CONFIG, INFO):
             if not (directory / name).is_file():
                 raise RunError(f"{directory} is not a run directory, or a damaged one: {name} is missing")

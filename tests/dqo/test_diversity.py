@@ -91,21 +91,55 @@ def test_any_batch_shape_is_many_groups():
 
 def test_a_mask_makes_ragged_groups():
     vectors = rows("random", 6)
-    padded = vectors.clone()
-    padded[4:] = math.nan
     mask = torch.tensor([True] * 4 + [False] * 2)
-    matrix = (padded @ padded.mT).detach()
+    matrix = vectors @ vectors.mT
+    matrix[4:] = math.nan
     assert torch.allclose(leave_one_out(matrix, mask)[:4], leave_one_out(linear_kernel(vectors[:4])))
     assert leave_one_out(matrix, mask)[4:].tolist() == [0, 0]
     assert torch.allclose(log_det(matrix, mask), log_det(linear_kernel(vectors[:4])))
-    assert torch.allclose(mean_distance(vectors, mask)[:4], mean_distance(vectors[:4]))
 
 
-def test_float32_comes_back_as_float32_and_as_close_as_it_can_be():
-    vectors = rows("near-duplicates", 32)
-    terms = leave_one_out(linear_kernel(vectors.float()))
-    assert terms.dtype == torch.float32
-    assert torch.allclose(terms.double(), leave_one_out(linear_kernel(vectors)), rtol=0, atol=1e-6)
+@pytest.mark.parametrize("name", ["linear", "rbf", "cosine_power", "mean_distance"])
+def test_what_stands_outside_the_mask_is_never_looked_at(name):
+    mask = torch.tensor([True, False, True, True, False])
+    vectors = rows("random", 5).clone()
+    vectors[~mask] = math.nan
+    vectors.requires_grad_()
+    alone = vectors[mask].detach().requires_grad_()
+    terms = mean_distance(vectors, mask) if name == "mean_distance" else leave_one_out(kernel(name, vectors, mask=mask), mask)
+    expected = mean_distance(alone) if name == "mean_distance" else leave_one_out(kernel(name, alone))
+    assert torch.allclose(terms[mask], expected)
+    assert terms[~mask].tolist() == [0, 0]
+    (gradient,) = torch.autograd.grad(terms.square().sum(), vectors)
+    (of_alone,) = torch.autograd.grad(expected.square().sum(), alone)
+    assert torch.allclose(gradient[mask], of_alone)
+    assert gradient[~mask].abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_every_type_of_embedding_gets_terms_as_exact_as_its_values_are(dtype):
+    vectors = rows("near-duplicates", 32).to(dtype)
+    exact = leave_one_out(linear_kernel(vectors.double()))
+    assert linear_kernel(vectors).dtype == torch.float64
+    assert torch.equal(leave_one_out(linear_kernel(vectors)), exact)
+    assert leave_one_out(linear_kernel(vectors).to(dtype)).dtype == dtype
+    assert mean_distance(vectors).dtype == unit(vectors).dtype == dtype
+    assert torch.equal(mean_distance(vectors), mean_distance(vectors.double()).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "length"),
+    [(torch.float16, 6e4), (torch.bfloat16, 1e38), (torch.float32, 1e30), (torch.float32, 1e-40), (torch.float64, 1e-300)],
+)
+def test_a_vector_may_be_as_long_or_short_as_its_type_can_say(dtype, length):
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=dtype) * length
+    assert unit(vectors).flatten().tolist() == pytest.approx([1, 0, 0.5**0.5, 0.5**0.5], rel=1e-2)
+    assert linear_kernel(vectors).flatten().tolist() == pytest.approx([1, 0.5**0.5, 0.5**0.5, 1])
+
+
+def test_a_matrix_that_is_no_kernel_is_refused():
+    with pytest.raises(ValueError, match="not positive definite"):
+        leave_one_out(torch.tensor([[1.0, 3.0], [3.0, 1.0]]))
 
 
 @pytest.mark.parametrize("name", ["linear", "rbf", "cosine_power"])
@@ -191,6 +225,8 @@ def test_an_embedding_that_is_not_finite_is_named(value):
     ("call", "said"),
     [
         (lambda: unit(torch.ones(3)), r"\[\.\.\., G, D\]"),
+        (lambda: unit(torch.ones(3, 0)), "D at least 1"),
+        (lambda: linear_kernel(torch.ones(3, 2), torch.ones(2, dtype=torch.bool)), "mask must be bool"),
         (lambda: leave_one_out(torch.ones(2, 3)), r"\[\.\.\., G, G\]"),
         (lambda: log_det(torch.eye(3), torch.ones(3)), "mask must be bool"),
         (lambda: log_det(torch.eye(3), torch.ones(2, dtype=torch.bool)), "mask must be bool"),

@@ -176,11 +176,31 @@ def test_a_function_of_the_user(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (None, "returned a NoneType that is no array of numbers"),
+        ("vectors", "returned a str that is no array of numbers"),
+        ([[1.0, 2.0], [3.0]], "returned a list that is no array of numbers"),
+        ([1.0, 2.0], r"returned an array of \[2\]"),
+        ([[], []], r"returned an array of \[2, 0\]"),
+    ],
+    ids=str,
+)
+def test_a_function_that_returns_no_vectors_is_told_so(returned, said):
+    with pytest.raises(ModelError, match=f"was given 2 texts and {said}"):
+        Embedder(lambda texts: returned)(["a", "b"])
+
+
+@pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("minilmm", ConfigError, "no embedder 'minilmm'; choose minilm, ngrams"),
+        ("minilmm", ConfigError, "no embedder 'minilmm' here; choose minilm, ngrams, sentence"),
+        ("policy", ConfigError, "no embedder 'policy' here, which only the diversity section of a recipe can name; choose"),
         ("sentence:", ConfigError, "no embedder"),
-        ("no_such_module:f", ConfigError, "no_such_module:f: cannot import 'no_such_module'; install it, or .* on PYTHONPATH"),
+        (":f", ConfigError, "embedder ':f': a function of yours is named module:function"),
+        ("..relative:f", ConfigError, "a function of yours is named module:function"),
+        ("math:", ConfigError, "a function of yours is named module:function"),
+        ("no_such_module:f", ConfigError, "'no_such_module:f': cannot import 'no_such_module'; install it, or .* on PYTHONPATH"),
         ("math:no_such_function", ConfigError, "module 'math' has no function 'no_such_function'; write it as function"),
         ("math:pi", ConfigError, "module 'math' has no function 'pi'"),
         ("encoder:./nowhere", ModelError, "the encoder ./nowhere cannot be loaded"),
@@ -198,3 +218,6 @@ def test_parts_of_a_response():
     assert part_of(response, "reasoning") == "so 1+2=3\n"
     assert part_of(response, "answer") == "3"
     assert part_of("just an answer", "reasoning") == ""
+    assert part_of(response + " indeed", "answer", lambda text: text.split()[0]) == "3"
+    assert part_of(response, "answer", lambda text: None) == ""
+    assert part_of(response, "response", lambda text: "3") == response

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from counterpoint.dqo.shaping import EMBEDS, SHAPERS, Samples, clusters, dqo_terms, entropy_bonus
+from counterpoint.dqo.shaping import EMBEDS, SHAPERS, Samples, clusters, dqo_terms
+from counterpoint.rl.advantages import has_spread
 
 REWARDS = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
 TWO_ALIKE = torch.tensor([[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
@@ -137,23 +138,38 @@ def test_identical_responses_are_paid_the_same(name):
     assert shaped(name, 1.0, alike) == pytest.approx([expected] * 4)
 
 
-def test_the_entropy_bonus_raises_advantages_and_never_turns_one_around():
-    advantages = torch.tensor([[[1.0, 1.0, -1.0, 0.0]]])
-    entropies = torch.tensor([[[0.5, 9.0, 9.0, 9.0]]])
-    assert entropy_bonus(advantages, entropies, alpha=0.4)[0, 0].tolist() == pytest.approx([1.2, 1.5, -0.5, 0.0])
-
-
 @pytest.mark.parametrize("name", sorted(EMBEDS))
 def test_what_a_shaper_needs_is_asked_for(name):
     with pytest.raises(ValueError, match="needs embeddings"):
         shaped(name, 1.0, Samples(REWARDS))
 
 
-@pytest.mark.parametrize(("name", "options"), [("pass_at_k", {"k": 0}), ("pass_at_k", {"k": 5})])
-def test_options_that_make_no_sense_are_refused(name, options):
-    with pytest.raises(ValueError, match="k"):
-        shaped(name, 1.0, **options)
-    with pytest.raises(ValueError, match="kappa must be above 1"):
-        entropy_bonus(torch.ones(1, 1, 1), torch.ones(1, 1, 1), 0.1, kappa=1.0)
+def test_unlikeliness_asks_for_likelihoods():
     with pytest.raises(ValueError, match="needs logprobs"):
         shaped("unlikeliness", 0.2, Samples(REWARDS))
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_a_k_that_a_group_does_not_have_is_refused(k):
+    with pytest.raises(ValueError, match=f"1 ≤ k ≤ the group's size 4, got {k}"):
+        shaped("pass_at_k", 1.0, k=k)
+
+
+def test_a_reward_at_the_threshold_counts():
+    samples = Samples(torch.tensor([[0.5, 0.49]]), torch.eye(2)[None])
+    assert shaped("dqo", 1.0, samples, correct_only=True) == pytest.approx([0.5 + math.log(2), 0.49])
+
+
+def test_dra_takes_the_opposite_of_a_response_for_unlike_and_no_more():
+    """A likeness of −1 would divide by zero."""
+    opposite = Samples(torch.ones(1, 2), torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]]))
+    assert shaped("dra", 1.0, opposite) == pytest.approx([1, 1])
+
+
+def test_terms_that_are_equal_by_symmetry_are_a_tie_for_advantages():
+    """Two that say one thing and two that say another, in several orders."""
+    generator = torch.Generator().manual_seed(0)
+    two = torch.randn(50, 2, 64, generator=generator)
+    for order in ([0, 0, 1, 1], [0, 1, 1, 0], [0, 1]):
+        samples = Samples(torch.ones(50, len(order)), two[:, order])
+        assert not has_spread(SHAPERS["dqo"](samples, 16.0)).any()

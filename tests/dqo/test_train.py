@@ -1,6 +1,8 @@
 """DQO's step by hand, and the loop around it: who learns from what, and what leaves a step."""
 
+import inspect
 import math
+import re
 from dataclasses import replace
 from typing import get_args
 
@@ -9,13 +11,17 @@ import torch
 
 from counterpoint.config import DiversityConfig
 from counterpoint.dqo.embed import Embedder
+from counterpoint.dqo.options import OPTIONS
 from counterpoint.dqo.shape import Diversity, alpha_controller, load_diversity
+from counterpoint.dqo.shaping import SHAPERS as SHAPERS_BY_NAME
 from counterpoint.dqo.train import dqo_step
 from counterpoint.errors import ConfigError, DataError, TrainingError
-from counterpoint.rl.control import Constant
+from counterpoint.rl.control import Constant, QualityFloor
 from counterpoint.rl.state import State
 from counterpoint.rl.types import Question
 from counterpoint.run import read_metrics
+from counterpoint.tasks.answers import boxed
+from counterpoint.tasks.graders import exact
 from fakes import FakePolicy, StandingTime
 from pairs import QUESTIONS, grade_by_bytes, learner, tokenizer, toy_task, weights_of
 from single import dqo_recipe_in, tiny_critic, tiny_learner, trained_dqo
@@ -106,6 +112,20 @@ def test_a_step_by_hand(tmp_path):
     assert state.controller == Constant(0.5)
 
 
+@pytest.mark.parametrize(("advantage", "doses"), [("grpo", False), ("dr_grpo", True), ("rloo", True)])
+def test_alpha_doses_the_term_in_a_group_that_ties_but_under_grpo(tmp_path, advantage, doses):
+    """Why the recipes have dr_grpo and a quality floor refuses grpo: twice α is twice the push, or the same."""
+    pushes = []
+    for alpha in (0.5, 1.0):
+        recipe = dqo_recipe_in(tmp_path, dqo={"samples": 3}, algorithm={"advantage": advantage})
+        policy = fake(recipe, Heard(lambda prompt, i: "xxy"[i]))
+        task = toy_task(lambda questions, responses: [1.0] * len(responses))
+        diversity = Diversity(recipe.diversity, Embedder(lambda texts: [VECTORS[text] for text in texts]))
+        one_step(recipe, policy, diversity, task, alpha=alpha, count=1)
+        pushes.append(policy.speaker.policy.seen[0][2].advantages[0])
+    assert pushes[1] / pushes[0] == pytest.approx(2 if doses else 1, rel=1e-3)
+
+
 def test_a_question_is_asked_k_times_in_the_models_own_way(tmp_path):
     recipe = dqo_recipe_in(tmp_path, dqo={"temperature": 0.7})
     policy = fake(recipe)
@@ -136,10 +156,40 @@ def test_the_time_of_a_step_is_told_by_phase(tmp_path, monkeypatch, with_critic)
     assert metrics["seconds"] == 1111
 
 
-def test_the_learning_rate_follows_its_schedule(tmp_path):
-    recipe = dqo_recipe_in(tmp_path, run={"steps": 4}, algorithm={"schedule": "linear"})
-    policy, _, _ = trained_dqo(recipe, fake(recipe))
+@pytest.mark.parametrize("critic", [None, tiny_critic()], ids=["group", "critic"])
+def test_the_learning_rate_follows_its_schedule(tmp_path, critic):
+    sections = {} if critic is None else {"critic": {"warmup_steps": 0}}
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 4}, algorithm={"schedule": "linear"}, **sections)
+    policy, _, _ = trained_dqo(recipe, fake(recipe), critic)
     assert policy.speaker.policy.rates == pytest.approx([1e-2, 0.75e-2, 0.5e-2, 0.25e-2])
+
+
+def test_every_step_draws_its_own_samples_and_the_same_again(tmp_path):
+    recipe = dqo_recipe_in(tmp_path)
+    policies = [fake(recipe), fake(recipe)]
+    for policy in policies:
+        for step in (0, 1, 2):
+            one_step(recipe, policy, step=step)
+    first, again = (policy.speaker.policy.seeds for policy in policies)
+    assert first == again
+    assert len(set(first)) == 3
+
+
+def test_what_an_update_draws_at_random_depends_on_nothing_but_seed_and_step(tmp_path):
+    """Dropout, say: or a resumed run would not go on as an unbroken one."""
+
+    class Drawing(FakePolicy):
+        def update(self, *arguments):
+            drawn.append(torch.rand(1).item())
+            return super().update(*arguments)
+
+    recipe, drawn = dqo_recipe_in(tmp_path), []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        for step in (0, 1):
+            one_step(recipe, fake(recipe, Drawing()), step=step)
+    assert drawn[:2] == drawn[2:]
+    assert drawn[0] != drawn[1]
 
 
 # --- shapers
@@ -158,6 +208,14 @@ def test_every_shaper_takes_a_step(tmp_path, shaper):
     assert unchanged == (shaper in ("none", "entropy"))
 
 
+def test_a_response_is_as_likely_as_all_of_its_tokens_together(tmp_path):
+    """Three tokens of −0.5 nats are rarer than one: the mean would not tell them apart, and unlikeliness not pay them."""
+    recipe = dqo_recipe_in(tmp_path, dqo={"samples": 2}, diversity={"shaper": "unlikeliness", "alpha": 0.5})
+    task = toy_task(lambda questions, responses: [1.0] * len(responses))
+    result, _ = one_step(recipe, fake(recipe, Heard(lambda prompt, i: ("abc", "d")[i])), task=task, count=1)
+    assert result.samples[0]["shaped"] == pytest.approx([0.75, 0.5])
+
+
 def test_a_policys_own_states_move_with_it(tmp_path):
     recipe = dqo_recipe_in(tmp_path, diversity={"embedder": "policy"})
     policy = tiny_learner(recipe)
@@ -170,25 +228,45 @@ def test_a_policys_own_states_move_with_it(tmp_path):
 @pytest.mark.parametrize(
     ("shaper", "options", "says"),
     [
-        ("dqo", {"kernle": "rbf"}, "dqo takes no 'kernle'; it takes kernel, parameter, quality_temperature"),
-        ("dqo", {"alpha": 2.0}, "dqo takes no 'alpha'"),
-        ("none", {"k": 4}, "none takes no 'k'; it takes no options"),
-        ("entropy", {"kappa": 4}, "entropy takes no 'kappa'; it takes no options"),
-        ("pass_at_k", {"kernel": "rbf"}, "pass_at_k takes no 'kernel'; it takes k"),
-        ("pass_at_k", {"k": 99}, "pass_at_k cannot take .*group's size"),
-        ("dqo", {"kernel": "cosine"}, "dqo cannot take .*choose linear, rbf or cosine_power"),
+        ("dqo", {"kernle": "rbf"}, r"kernle: no such setting; did you mean kernel\?"),
+        ("dqo", {"alpha": 2.0}, "alpha: no such setting"),
+        ("none", {"k": 4}, "k: no such setting; there are none"),
+        ("entropy", {"kappa": 4}, "kappa: no such setting; there are none"),
+        ("pass_at_k", {"kernel": "rbf"}, "kernel: no such setting; there are k"),
+        ("pass_at_k", {"k": 99}, "k = 99, and a group is 4"),
+        ("pass_at_k", {"k": 0}, "k: .*greater than or equal to 1"),
+        ("pass_at_k", {"k": 2.5}, "k: .*integer"),
+        ("darling", {"threshold": 90}, "threshold: .*less than or equal to 1"),
+        ("dqo", {"kernel": "cosine"}, "kernel: .*'linear', 'rbf' or 'cosine_power'"),
+        ("dqo", {"correct_only": "no"}, "correct_only: .*valid boolean"),
+        ("dqo", {"threshold": "0.5"}, "threshold: .*valid number"),
+        ("dqo", {"parameter": 4}, "parameter is of rbf or cosine_power, and the kernel is linear"),
+        ("dqo", {"kernel": "cosine_power", "parameter": 1.5}, "a whole number"),
+        ("dqo", {"quality_temperature": 0}, "quality_temperature: .*greater than 0"),
     ],
 )
 def test_an_option_that_the_shaper_does_not_take_is_refused_by_name(tmp_path, shaper, options, says):
     recipe = dqo_recipe_in(tmp_path, diversity={"shaper": shaper, "options": options})
-    with pytest.raises(ConfigError, match=f"diversity.options: the shaper {says}"):
+    with pytest.raises(ConfigError, match=f"(?s)diversity.options.*the shaper {shaper}.*{says}"):
         load_diversity(recipe.diversity, FakePolicy(), recipe.dqo.samples)
+
+
+@pytest.mark.parametrize("shaper", OPTIONS)
+def test_options_are_those_of_the_shapers_own_signature(shaper):
+    parameters = inspect.signature(SHAPERS_BY_NAME[shaper]).parameters
+    for name, field in OPTIONS[shaper].model_fields.items():
+        assert parameters[name].default == field.default
 
 
 @pytest.mark.parametrize("shaper", ["unlikeliness", "pass_at_k", "darling"])
 @pytest.mark.parametrize(
     "strength",
-    [{"alpha": 1.5}, {"alpha": 0.5, "control": "linear", "alpha_end": 2.0}, {"alpha": 0.5, "control": "quality_floor"}],
+    [
+        {"alpha": 1.5},
+        {"alpha": 0.5, "control": "linear", "alpha_end": 2.0},
+        {"alpha": 2.0, "control": "linear", "alpha_end": 0.5},
+        {"alpha": 0.5, "control": "quality_floor"},
+    ],
 )
 def test_a_share_of_the_reward_above_all_of_it_is_refused(tmp_path, shaper, strength):
     """DARLING at α = 4 would pay right responses that are alike −1.67, and wrong ones 0."""
@@ -227,6 +305,18 @@ def test_only_the_part_that_is_named_is_embedded(tmp_path):
     assert [text.removeprefix("<think>") for text in seen["reasoning"]] == ["a", "b"]
 
 
+def test_the_answer_that_is_embedded_is_what_the_grader_finds(tmp_path):
+    """Or noise beside the answer, which no grader sees, would be paid as a different answer."""
+    said = ["<think>a</think>\\boxed{7} Ω", "<think>b</think>so \\boxed{7} ψ", "no box: 8", "\\boxed{9}"]
+    recipe = dqo_recipe_in(tmp_path, dqo={"samples": 4, "max_tokens": 60}, diversity={"part": "answer"})
+    seen = []
+    task = replace(toy_task(), grade=exact(extract=boxed))
+    diversity = Diversity(recipe.diversity, Embedder(lambda texts: seen.append(texts) or torch.eye(len(texts))))
+    result, _ = one_step(recipe, fake(recipe, Heard(lambda prompt, i: said[i])), diversity, task, count=1)
+    assert seen == [["7", "9"]]
+    assert result.metrics["responses_empty"] == 1  # where the grader finds none, nothing is spanned
+
+
 def test_the_entropy_shaper_pays_uncertain_tokens_and_turns_no_advantage_around(tmp_path):
     recipe = dqo_recipe_in(tmp_path, dqo={"samples": 2}, diversity={"shaper": "entropy", "alpha": 0.4})
     task = toy_task(lambda questions, responses: [float(response == "ab") for response in responses])
@@ -257,6 +347,13 @@ def test_alpha_stays_or_goes_in_a_line_to_its_end_at_the_last_step(tmp_path):
         recipe = dqo_recipe_in(tmp_path / control, run={"steps": 5}, diversity=chosen)
         _, metrics, _ = trained_dqo(recipe, fake(recipe))
         assert alphas(metrics) == pytest.approx(expected)
+
+
+def test_every_setting_of_the_floor_reaches_its_controller():
+    values = {"alpha": 0.3, "floor": 0.7, "rate": 0.11, "tolerance": 0.13, "maximum": 3.5, "grace": 17}
+    settings = DiversityConfig.model_validate({"control": "quality_floor", **values})
+    expected = QualityFloor(floor=0.7, value=0.3, rate=0.11, tolerance=0.13, maximum=3.5, grace=17)
+    assert alpha_controller(settings, 100) == expected
 
 
 def test_a_line_of_one_step_is_its_start():
@@ -301,6 +398,22 @@ def test_with_a_critic_the_policy_rests_while_the_critic_warms_up(tmp_path):
     assert all("critic_value_loss" in record for record in metrics)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({"control": "quality_floor", "floor": 0.3, "rate": 0.1, "tolerance": 0.1, "alpha": 1.0}, [1, 1, 1, 1.1, 1.2]),
+        ({"control": "linear", "alpha": 2.0, "alpha_end": 1.0}, [2, 2, 2, 1.5, 1]),
+    ],
+    ids=["quality_floor", "linear"],
+)
+def test_alpha_stays_while_only_the_critic_learns(tmp_path, chosen, expected):
+    """Quality is above the floor from the start, and none of it is α's doing before the third step."""
+    recipe = dqo_recipe_in(tmp_path, run={"steps": 5}, critic={"warmup_steps": 2}, diversity=chosen)
+    task = toy_task(lambda questions, responses: [float(i % 2) for i in range(len(responses))])
+    _, metrics, _ = trained_dqo(recipe, fake(recipe), tiny_critic(), task)
+    assert alphas(metrics) == pytest.approx(expected)
+
+
 def test_a_critic_is_paid_the_shaped_rewards(tmp_path):
     recipe = dqo_recipe_in(tmp_path, critic={"warmup_steps": 0, "lam": 1.0})
     told = []
@@ -328,6 +441,31 @@ def test_texts_that_the_encoder_cut_bring_a_warning_with_the_samples(tmp_path):
     trained_dqo(recipe, policy, warn=warnings.append, diversity=Diversity(recipe.diversity, short))
     said = [f"step {step}: the encoder cut 4 of the texts that it compared" for step in (1, 4)]
     assert [warning.partition(",")[0] for warning in warnings] == said
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"part": "reasoning"}, "step 1: every text that is compared is empty.* needs a model that writes </think>"),
+        (
+            {"options": {"correct_only": True, "threshold": 0.9}},
+            "step 1: .* changed no reward, though the mean reward is 0.4: no",
+        ),
+    ],
+    ids=["nothing embedded", "nothing counted"],
+)
+def test_a_diversity_term_that_does_nothing_is_told_of_once(tmp_path, chosen, said):
+    recipe = dqo_recipe_in(tmp_path, diversity=chosen)
+    task, warnings = toy_task(lambda questions, responses: [0.3, 0.5] * (len(responses) // 2)), []
+    trained_dqo(recipe, fake(recipe), task=task, warn=warnings.append)
+    [warning] = warnings
+    assert re.match(said, warning)
+
+
+@pytest.mark.parametrize("chosen", [{"alpha": 0.0}, {"shaper": "none"}, {"shaper": "pass_at_k"}, {"shaper": "dra"}], ids=str)
+def test_where_no_term_is_asked_for_or_it_works_nothing_is_told(tmp_path, chosen):
+    recipe = dqo_recipe_in(tmp_path, diversity=chosen)
+    trained_dqo(recipe, fake(recipe), task=toy_task(lambda questions, responses: [1.0, 0.0] * (len(responses) // 2)))
 
 
 def test_a_question_that_cannot_be_graded_leaves_the_step_and_is_counted(tmp_path):

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from counterpoint.config import PriceConfig
-from counterpoint.dqo.embed import load_embedder
+from counterpoint.dqo.embed import Embedder, load_embedder
 from counterpoint.errors import DataError, GraderError, RunError
 from counterpoint.evaluate.baselines import Attempt, Call, Sampled, capable_alone, light_alone, pair
 from counterpoint.evaluate.metrics import Estimate
@@ -324,3 +324,18 @@ def test_different_right_answers_are_told_apart_by_what_the_grader_reads(recipe_
     found = result.diversity.get("different_correct")
     assert (found and found.value) == different
     assert result.diversity["vendi_score"].value > 1
+
+
+def test_responses_that_the_embedder_cut_are_counted_and_said(task, recipe):
+    """Those that differ only beyond the cut look alike to the measures, so a reader must know."""
+    short = Embedder(lambda texts: [[1.0]] * len(texts), lambda texts: [text == "long" for text in texts])
+
+    def saying(text):
+        return lambda questions, settings: Sampled([[Attempt("", text, (Call(1, 1, "end"),))] * 3 for _ in questions])
+
+    systems = {"brief": saying("a"), "wordy": saying("long")}
+    evaluation = evaluate_systems(systems, task, recipe, measures=Measures(embedder=short))
+    assert {name: result.embeddings_truncated for name, result in evaluation.systems.items()} == {"brief": 0, "wordy": 15}
+    said = " ".join(rendered(evaluation).split())
+    assert "15 responses were compared without their ends, which the embedder cut (wordy 15)" in said
+    assert "without their ends" not in rendered(replace(evaluation, systems={"brief": evaluation.systems["brief"]}))

@@ -62,6 +62,7 @@ def train(tmp_path):
             reward_funcs=reward_funcs,
             args=config,
             train_dataset=datasets.Dataset.from_list(rows),
+            eval_dataset=datasets.Dataset.from_list(rows),
             processing_class=tokenizer,
         )
         seen = {}
@@ -110,38 +111,46 @@ def test_weights_of_the_trainer_multiply_alpha(train):
     torch.testing.assert_close(seen["advantages"], (shaped - shaped.mean(dim=1, keepdim=True)).flatten(), rtol=1e-4, atol=1e-5)
 
 
-def test_correct_only_takes_the_reward_function_itself(train):
-    seen = train([even, ngrams(alpha=ALPHA, correct_only=even)])
+@pytest.mark.parametrize(
+    "options", [{"correct_only": True}, {"quality_temperature": 0.5}, {"correct_only": True, "threshold": 1.5}], ids=str
+)
+def test_the_cures_go_by_a_reward_function(train, options):
+    seen = train([even, ngrams(alpha=ALPHA, quality=even, **options)])
+    torch.testing.assert_close(seen["rewards"].sum(dim=1), ours(seen["completions"], **options).flatten())
+
+
+def test_only_correct_completions_are_paid_where_only_they_count(train):
+    seen = train([even, ngrams(alpha=ALPHA, quality=even, correct_only=True)])
     right = seen["rewards"][:, 0] == 1
     assert 0 < right.sum() < SAMPLES, "the batch must have right and wrong completions to show anything"
-    torch.testing.assert_close(seen["rewards"].sum(dim=1), ours(seen["completions"], correct_only=True).flatten())
     assert not seen["rewards"][~right, 1].any()
 
 
 def test_a_completion_that_the_reward_function_cannot_score_is_not_correct():
-    reward = ngrams(correct_only=lambda completions, **_: [None, 1.0, 1.0])
-    assert reward(prompts=["q"] * 3, completions=["same", "same", "other"])[0] == 0
+    for options in ({"correct_only": True}, {"quality_temperature": 0.5}):
+        reward = ngrams(quality=lambda completions, **_: [None, 1.0, 1.0], **options)
+        assert reward(prompts=["q"] * 3, completions=["same", "same", "other"])[0] == 0
     with pytest.raises(TrainingError, match="returned 3 rewards for 2"):
-        reward(prompts=["q"] * 2, completions=["a", "b"])
+        ngrams(quality=lambda completions, **_: [1.0] * 3, correct_only=True)(prompts=["q"] * 2, completions=["a", "b"])
 
 
-def test_correct_only_is_called_as_trl_calls_a_reward_function():
+def test_the_quality_is_called_as_trl_calls_a_reward_function():
     def by_answer(prompts, completions, completion_ids, answer, **_):
         return [float(completion == right) for completion, right in zip(completions, answer, strict=True)]
 
     given = {"completion_ids": [[1], [2]], "answer": ["a", "a"], "trainer_state": None}
-    assert ngrams(correct_only=by_answer)(prompts=["q"] * 2, completions=["a", "b"], **given) == [LOG_2, 0]
+    assert ngrams(quality=by_answer, correct_only=True)(prompts=["q"] * 2, completions=["a", "b"], **given) == [LOG_2, 0]
 
 
-def test_correct_only_may_log_where_trl_lets_reward_functions_log():
+def test_the_quality_may_log_where_trl_lets_reward_functions_log():
     def logs(completions, log_metric, **_):
         log_metric("right", 0.5)
         return [1.0 for _ in completions]
 
     logged = {}
-    ngrams(correct_only=logs)(prompts=["q"] * 2, completions=["a", "b"], log_metric=logged.__setitem__)
+    ngrams(quality=logs, correct_only=True)(prompts=["q"] * 2, completions=["a", "b"], log_metric=logged.__setitem__)
     assert logged == {"right": 0.5, "dqo/texts_cut": 0}
-    ngrams(correct_only=lambda prompts, completions: [1.0, 1.0])(prompts=["q"] * 2, completions=["a", "b"])
+    ngrams(quality=lambda prompts, completions: [1.0, 1.0], correct_only=True)(prompts=["q"] * 2, completions=["a", "b"])
 
 
 def test_groups_do_not_mix():
@@ -165,22 +174,89 @@ def test_a_group_of_unequal_length_is_refused_as_split():
         ngrams()(prompts=["p"] * 4 + ["q"] * 2, completions=list("abcdef"))
 
 
-def test_a_repeated_prompt_is_refused_until_the_group_size_is_given():
+def test_groups_are_those_of_the_trainer_though_every_prompt_of_its_data_comes_twice(train):
+    """All prompts equal: by their runs, the two groups of four would be one of eight."""
+    seen = train([even, ngrams(alpha=ALPHA)], rows=[PLAIN[0]] * QUESTIONS)
+    assert seen["prompts"] == [PLAIN[0]["prompt"]] * SAMPLES
+    torch.testing.assert_close(seen["rewards"].sum(dim=1), ours(seen["completions"]).flatten())
+
+
+@pytest.mark.parametrize("algorithm", ["GRPO", "RLOO"])
+def test_evaluation_may_have_groups_of_another_size(train, algorithm):
+    sizes = []
+
+    class Watched(DQOReward):
+        def group_size(self, prompts, trainer):
+            sizes.append(super().group_size(prompts, trainer))
+            return sizes[-1]
+
+    of_evaluation = {"num_generations_eval": 2, "per_device_eval_batch_size": 4, "eval_strategy": "steps", "eval_steps": 1}
+    train([even, Watched(embedder="ngrams")], algorithm, **of_evaluation)
+    assert sizes == [GROUP, 2]
+
+
+def trainer_of(size):
+    """What log_metric is bound to, and no more of it than is read."""
+
+    class Trainer:
+        num_generations = num_generations_eval = size
+        model = torch.nn.Linear(1, 1)
+
+        def log_metric(self, name, value):
+            pass
+
+    return {"log_metric": Trainer().log_metric}
+
+
+def test_a_group_of_a_trainer_that_is_split_across_processes_is_refused():
+    with pytest.raises(TrainingError, match="6 completions on this process are not whole groups of 4"):
+        ngrams()(prompts=["p"] * 6, completions=list("abcdef"), **trainer_of(4))
+    with pytest.raises(TrainingError, match="completions 2 to 3 of this process should be one group"):
+        ngrams()(prompts=["p"] * 3 + ["q"] * 3, completions=list("abcdef"), **trainer_of(2))
+
+
+def test_without_a_trainer_a_repeated_prompt_is_refused_where_it_shows():
     prompts, completions = ["p"] * 4 + ["q"] * 2, ["a", "b", "a", "a", "x", "y"]
-    with pytest.raises(TrainingError, match=r"prompt twice: give DQOReward\(num_generations"):
+    with pytest.raises(TrainingError, match=r"prompt twice, or evaluation .* pass the log_metric on"):
         ngrams()(prompts=prompts, completions=completions)
+    in_a_later_call = ngrams()
+    in_a_later_call(prompts=prompts[:2], completions=completions[:2])
+    with pytest.raises(TrainingError, match=r"runs of equal prompts of lengths \[4\], \[2, 4\] in all"):
+        in_a_later_call(prompts=prompts[:4], completions=completions[:4])
     pairs = torch.stack([load_embedder("ngrams")(completions[i : i + 2]).vectors for i in (0, 2, 4)])
     expected = dqo_terms(torch.zeros(3, 2), pairs).flatten().tolist()
-    assert ngrams(num_generations=2)(prompts=prompts, completions=completions) == pytest.approx(expected)
+    assert ngrams()(prompts=prompts, completions=completions, **trainer_of(2)) == pytest.approx(expected)
 
 
-def test_a_given_group_size_refuses_a_split_group_and_a_size_that_is_not_the_trainers():
-    with pytest.raises(TrainingError, match="6 completions on this process are not whole groups of 4"):
-        ngrams(num_generations=4)(prompts=["p"] * 6, completions=list("abcdef"))
-    with pytest.raises(TrainingError, match="completions 2 to 3 of this process should be one group"):
-        ngrams(num_generations=2)(prompts=["p"] * 3 + ["q"] * 3, completions=list("abcdef"))
-    with pytest.raises(ConfigError, match="at least 1, got 0"):
-        ngrams(num_generations=0)
+def test_no_completions_have_no_rewards():
+    assert ngrams()(prompts=[], completions=[]) == []
+
+
+async def awaited(completions, **_):
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"part": "anwser"}, "DQOReward:\n  part: .*'response', 'reasoning' or 'answer'"),
+        ({"kernel": "cosine"}, "kernel: .*'linear', 'rbf' or 'cosine_power'"),
+        ({"kernle": "rbf"}, r"kernle: no such setting; did you mean kernel\?"),
+        ({"correct_only": "no", "quality": even}, "correct_only: .*valid boolean"),
+        ({"correct_only": even}, "correct_only: .*valid boolean"),
+        ({"parameter": 2.0}, "parameter is of rbf or cosine_power"),
+        ({"extract": len}, "extract finds answers, and part is response"),
+        ({"part": "answer", "extract": "box"}, "no extractor 'box'"),
+        ({"correct_only": True}, "give a reward function as quality"),
+        ({"quality_temperature": 1.0}, "give a reward function as quality"),
+        ({"quality": even}, "quality does nothing alone"),
+        ({"quality": awaited, "correct_only": True}, "coroutine function"),
+        ({"alpha": 1e300}, "alpha: .*less than or equal"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_when_they_are_given(options, said):
+    with pytest.raises(ConfigError, match=said):
+        ngrams(**options)
 
 
 def in_process(rank, port, prompts, results):
@@ -249,6 +325,10 @@ def test_the_part_that_is_compared_can_be_chosen_and_names_the_reward():
     answers, reasoning = ngrams(part="answer"), ngrams(part="reasoning")
     assert answers(prompts=["q"] * 2, completions=completions)[0] == pytest.approx(float(torch.tensor(1.5).log()))
     assert reasoning(prompts=["q"] * 2, completions=completions)[0] > 0.41
+    boxes = ngrams(part="answer", extract="boxed")(prompts=["q"] * 2, completions=[r"\boxed{4} Ω", r"ψ \boxed{4}"])
+    assert boxes == pytest.approx([float(torch.tensor(1.5).log())] * 2)
+    first = ngrams(part="answer", extract=lambda text: text[0])(prompts=["q"] * 2, completions=["4 Ω", "4 ψ"])
+    assert first == pytest.approx(boxes)
     assert (answers.__name__, reasoning.__name__, ngrams().__name__) == ("dqo_answer", "dqo_reasoning", "dqo")
 
 
@@ -270,3 +350,5 @@ def test_a_kernel_can_be_chosen():
     linear, power = (DQOReward(embedder=vectors, kernel=kernel)(**given) for kernel in ("linear", "cosine_power"))
     assert linear == pytest.approx([float(torch.tensor((4 - 0.8**2) / 2).log())] * 2)
     assert power == pytest.approx([float(torch.tensor((4 - 0.8**4) / 2).log())] * 2)
+    fourth = DQOReward(embedder=vectors, kernel="cosine_power", parameter=4)(**given)
+    assert fourth == pytest.approx([float(torch.tensor((4 - 0.8**8) / 2).log())] * 2)

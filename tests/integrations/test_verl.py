@@ -112,6 +112,12 @@ def test_options_come_from_the_configuration(config):
     assert [result["reward_extra_info"]["diversity"] for result in results][1] == 0
 
 
+@pytest.mark.parametrize("options", [{"quality_temperature": 0.5}, {"correct_only": True, "threshold": 1.5}], ids=str)
+def test_the_cures_go_by_the_graders_reward(config, options):
+    config.reward.reward_kwargs.update(options)
+    assert [result["reward_score"] for result in rewarded(config, batch())] == pytest.approx(ours(**options))
+
+
 def test_part_and_kernel_are_used(config):
     config.actor_rollout_ref.rollout.update(n=2, val_kwargs={"n": 2})
     config.reward.reward_kwargs.part = "answer"
@@ -120,7 +126,16 @@ def test_part_and_kernel_are_used(config):
     config.reward.reward_kwargs.update(part="response", kernel="linear")
     linear = rewarded(config, apart)[0]["reward_score"]
     config.reward.reward_kwargs.kernel = "cosine_power"
-    assert rewarded(config, apart)[0]["reward_score"] > linear
+    squared = rewarded(config, apart)[0]["reward_score"]
+    config.reward.reward_kwargs.parameter = 8
+    assert rewarded(config, apart)[0]["reward_score"] > squared > linear
+
+
+def test_the_answer_that_is_compared_is_what_an_extractor_finds(config):
+    config.actor_rollout_ref.rollout.update(n=2, val_kwargs={"n": 2})
+    config.reward.reward_kwargs.update(part="answer", extract="number")
+    noisy = rewarded(config, batch(["The answer is 7 a b", "7"], ["p"] * 2))
+    assert noisy[0]["reward_extra_info"]["diversity"] == pytest.approx(math.log(1.5))
 
 
 def test_what_a_grader_says_besides_is_kept_and_validation_sees_its_reward(config, tmp_path):
@@ -159,14 +174,14 @@ def test_a_group_that_does_not_become_whole_is_given_up(config):
 
 
 def test_what_goes_wrong_with_a_group_reaches_all_of_it(config):
-    config.reward.reward_kwargs.kernel = "cubic"
+    config.reward.reward_kwargs.embedder = "math:isnan"  # takes no texts
 
     async def score():
         worker = RewardLoopWorker(config)
         calls = [worker.compute_score(batch()[row : row + 1]) for row in (0, 2, 4)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    assert ["unknown kernel 'cubic'" in str(error) for error in asyncio.run(score())] == [True] * 3
+    assert ["must be real number" in str(error) for error in asyncio.run(score())] == [True] * 3
 
 
 def test_a_worker_full_of_waiting_responses_fails_at_once(config, monkeypatch):
@@ -182,7 +197,11 @@ def test_a_worker_full_of_waiting_responses_fails_at_once(config, monkeypatch):
         ("reward.num_workers", 8, "num_workers is 8: verl would split groups"),
         ("actor_rollout_ref.rollout.val_kwargs.n", 1, r"val_kwargs.n is 1 and rollout.n is 3"),
         ("data.train_batch_size", 500, r"= 1000 responses would wait"),
-        ("reward.reward_kwargs.alhpa", 1.0, "reward_kwargs has alhpa; DQO knows alpha, embedder"),
+        ("reward.reward_kwargs.alhpa", 1.0, r"reward_kwargs:\n  alhpa: no such setting; did you mean alpha\?"),
+        ("reward.reward_kwargs.kernel", "cubic", "kernel: .*'linear', 'rbf' or 'cosine_power'"),
+        ("reward.reward_kwargs.correct_only", "no", "correct_only: .*valid boolean"),
+        ("reward.reward_kwargs.patience", 0.0, "patience: .*greater than 0"),
+        ("reward.reward_kwargs.extract", "boxed", "extract finds answers, and part is response"),
         ("reward.reward_kwargs.embedder", "minilmm", "there is no embedder 'minilmm'"),
     ],
 )

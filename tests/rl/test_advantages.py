@@ -9,6 +9,7 @@ from counterpoint.rl.advantages import (
     ADVANTAGES,
     advantages,
     dr_grpo,
+    entropy_bonus,
     gae,
     grpo,
     has_spread,
@@ -81,10 +82,28 @@ def test_separate_normalisation_refuses_shapes_that_differ():
         separately_normalised(torch.zeros(2, 3), torch.zeros(2, 2), 1.0)
 
 
+def test_the_entropy_bonus_raises_advantages_and_never_turns_one_around():
+    advantage = torch.tensor([[[1.0, 1.0, -1.0, 0.0]]])
+    entropies = torch.tensor([[[0.5, 9.0, 9.0, 9.0]]])
+    assert entropy_bonus(advantage, entropies, alpha=0.4)[0, 0].tolist() == pytest.approx([1.2, 1.5, -0.5, 0.0])
+    with pytest.raises(ValueError, match="kappa must be above 1"):
+        entropy_bonus(advantage, entropies, 0.1, kappa=1.0)
+
+
 def test_has_spread_marks_the_groups_that_carry_a_signal():
     assert has_spread(REWARDS).tolist() == [True, False]
-    assert has_spread(REWARDS, tolerance=5.0).tolist() == [False, False]
+    assert has_spread(REWARDS * 1e-4).tolist() == [True, False]
     assert has_spread(torch.zeros(2, 1)).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("reward", [0.3, 1.0, 100.0])
+def test_what_rounding_leaves_between_equal_rewards_is_no_spread(reward):
+    """Terms that are equal by symmetry, as of the answers A, B, B, A, come out a last digit or two of float32 apart."""
+    rewards = torch.tensor([[reward] * 4, [reward] * 3 + [reward * (1 + 1e-4)]])
+    rewards[0, 1] = torch.nextafter(torch.nextafter(rewards[0, 1], torch.tensor(1e9)), torch.tensor(1e9))
+    assert has_spread(rewards).tolist() == [False, True]
+    assert grpo(rewards)[0].tolist() == [0, 0, 0, 0]
+    assert whiten(rewards[:1], torch.ones(1, 4, dtype=torch.bool)).tolist() == [[0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)

@@ -182,6 +182,16 @@ def test_the_users_own_function(tmp_path, monkeypatch):
         load_grader("my_graders:long")
     with pytest.raises(ConfigError, match="cannot import 'no_such_module'"):
         load_grader("no_such_module:f")
+    with pytest.raises(ConfigError, match="Grader ':short': a function of yours is named module:function"):
+        load_grader(":short")
+
+
+def test_an_extractor_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "my_extractors.py").write_text("def last(response):\n    return response.split()[-1]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert grade_all(load_grader("exact", extract="my_extractors:last"), THREE[:1], [f"12 or {THREE[0].answer}"]) == [1.0]
+    with pytest.raises(ConfigError, match=r"no extractor 'last'\. Choose one of .*, or module:function"):
+        load_grader("exact", extract="last")
 
 
 # A reward model
@@ -233,9 +243,65 @@ def test_reward_model_scores_are_those_of_the_model_on_the_chat(reward_model_fol
     assert grade_one(reward_model(str(reward_model_folder)), "1", "good") == pytest.approx(expected, abs=1e-6)
 
 
-def test_reward_model_refuses_what_exceeds_its_window(reward_model_folder):
-    with pytest.raises(GraderError, match=r"'q1': ValueError: .* exceed the reward model's window of 32"):
-        grade_one(reward_model(str(reward_model_folder)), "1", "very " * 40)
+def test_a_response_beyond_the_reward_models_window_is_read_to_the_window_and_counted(reward_model_folder):
+    """The template takes 7 of 32 tokens, so 25 of the response are read."""
+    grader = reward_model(str(reward_model_folder))
+    with pytest.warns(UserWarning, match=r"read 1 of 2 responses to its window of 32 tokens and not to their end"):
+        rewards = grade_all(grader, THREE[:2], ["very " * 25 + "bad " * 15, "good"])
+    assert rewards == pytest.approx(grade_all(grader, THREE[:2], ["very " * 25, "good"]))
+    long = Question("long", "What " * 40, "x")
+    with pytest.raises(GraderError, match=r"'long': ValueError: the question leaves no room .* window of 32"):
+        grade_all(grader, [long], ["good"])
+
+
+@pytest.fixture(scope="module")
+def pair_model_folder(tmp_path_factory):
+    """A tiny classifier of text pairs as BERT reads them: no chat template, [SEP] between the two, which have types."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "What", "is", "it?", "good", "bad"]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_input_names=names)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_labels=1, max_position_embeddings=16, initializer_range=0.5,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("pair_model")
+    BertForSequenceClassification(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def test_a_reward_model_without_a_chat_template_reads_question_and_response_as_a_pair(pair_model_folder):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    network = AutoModelForSequenceClassification.from_pretrained(pair_model_folder)
+    ids, types = torch.tensor([[2, 4, 5, 6, 3, 7, 3]]), torch.tensor([[0, 0, 0, 0, 0, 1, 1]])
+    expected = torch.sigmoid(network(ids, token_type_ids=types).logits[0, 0]).item()
+    grader = reward_model(str(pair_model_folder))
+    assert grade_all(grader, THREE[:2], ["good", "good bad bad"])[0] == pytest.approx(expected, abs=1e-6)
+    with pytest.warns(UserWarning, match="read 1 of 1 responses"):
+        cut = grade_one(grader, "1", "good " * 10 + "bad " * 9)
+    assert cut == pytest.approx(grade_one(grader, "1", "good " * 10), abs=1e-6)
+
+
+@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_a_reward_model_takes_the_gpu_where_there_is_one(reward_model_folder, monkeypatch, there, device):
+    import torch
+    from transformers import LlamaForSequenceClassification
+
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(LlamaForSequenceClassification, "to", lambda network, device: taken.append(device.type) or network)
+    reward_model(str(reward_model_folder))
+    assert taken == [device]
+    with pytest.raises(ModelError, match="device 'gpu9' cannot be used here"):
+        reward_model(str(reward_model_folder), device="gpu9")
 
 
 def test_a_model_without_a_trained_score_is_no_reward_model(reward_model_folder, tmp_path):

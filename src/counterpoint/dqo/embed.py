@@ -20,6 +20,8 @@ from torch import Tensor
 from counterpoint.dqo.diversity import unit
 from counterpoint.errors import ConfigError, ModelError
 from counterpoint.policy.prompting import SIGNAL_CLOSE, answer_of
+from counterpoint.tasks.answers import Extractor
+from counterpoint.user_functions import user_function
 
 Part = Literal["response", "reasoning", "answer"]
 Pooling = Literal["mean", "first", "last"]
@@ -50,13 +52,20 @@ class Embedder:
         self.too_long = too_long
 
     def __call__(self, texts: Sequence[str]) -> Embedded:
-        """Raises `ModelError` if the encoder returns another number of rows, or values that are not finite; it names the text."""
+        """Raises `ModelError` if the encoder returns no row of finite numbers for each text; it names the text."""
         stripped = [text.strip() for text in texts]
         different = list(dict.fromkeys(text for text in stripped if text))
         if not different:
             return Embedded(torch.zeros(len(texts), 1))
-        vectors = torch.as_tensor(self.encode(different)).detach().float().cpu()
-        if vectors.dim() != 2 or len(vectors) != len(different):
+        found = self.encode(different)
+        try:
+            vectors = torch.as_tensor(found).detach().float().cpu()
+        except (TypeError, ValueError, RuntimeError) as error:  # None, text, rows of different lengths
+            raise ModelError(
+                f"the encoder was given {len(different)} texts and returned a {type(found).__name__} that is no array of "
+                f"numbers, a row a text: {error}"
+            ) from error
+        if vectors.dim() != 2 or len(vectors) != len(different) or not vectors.shape[1]:
             raise ModelError(f"the encoder was given {len(different)} texts and returned an array of {list(vectors.shape)}")
         bad = (~torch.isfinite(vectors)).any(dim=1).nonzero().flatten().tolist()
         if bad:
@@ -70,11 +79,18 @@ class Embedder:
         return Embedded(rows, sum(cut.get(text, False) for text in stripped))
 
 
-def part_of(response: str, part: Part) -> str:
-    """What of a response is embedded: all of it, what is before its last `</think>`, or what is after."""
+def part_of(response: str, part: Part, extract: Extractor | None = None) -> str:
+    """What of a response is embedded: all of it, its reasoning, before its last `</think>`, or its answer.
+
+    The answer is what `extract` finds after the reasoning, as the grader does, so that whatever else stands there is not
+    compared: nothing where it finds none, all that stands there without `extract`.
+    """
     if part == "reasoning":
         return response.rpartition(SIGNAL_CLOSE)[0]
-    return answer_of(response) if part == "answer" else response
+    if part == "response":
+        return response
+    answer = answer_of(response)
+    return answer if extract is None else extract(answer) or ""
 
 
 def load_embedder(name: str) -> Embedder:
@@ -100,27 +116,12 @@ def load_embedder(name: str) -> Embedder:
         if pooling in ("mean", "first", "last") and model:
             return encoder(model, pooling)
         return encoder(rest)
-    if rest:
-        return Embedder(own_function(kind, rest))
+    if ":" in name and kind not in ("sentence", "encoder"):
+        return Embedder(user_function(name, "the embedder", "function(texts) returning an array, a row a text"))
+    here = ", which only the diversity section of a recipe can name" if name == "policy" else ""
     raise ConfigError(
-        f"there is no embedder {name!r}; choose minilm, ngrams, policy, sentence:NAME, encoder:NAME or module:function"
+        f"there is no embedder {name!r} here{here}; choose minilm, ngrams, sentence:NAME, encoder:NAME or module:function"
     )
-
-
-def own_function(module: str, name: str) -> Callable[[list[str]], Any]:
-    """A user's function. Raises `ConfigError` if it is not there, or no function."""
-    try:
-        function = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the embedder {module}:{name}: cannot import {error.name!r}; install it, or put its folder on PYTHONPATH"
-        ) from error
-    if not callable(function):
-        raise ConfigError(
-            f"the embedder {module}:{name}: module {module!r} has no function {name!r}; write it as function(texts) returning an "
-            "array, a row a text"
-        )
-    return function
 
 
 def hashed_ngrams(texts: list[str], sizes: Sequence[int] = (1, 2, 3), dimensions: int = 1024) -> Tensor:

@@ -1,6 +1,5 @@
 """A recipe's `[diversity]` section at work: the responses of a step, embedded, and what their rewards become."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,15 +7,18 @@ import torch
 from torch import Tensor
 
 from counterpoint.config import DiversityConfig
+from counterpoint.config_files import validate_as
 from counterpoint.dqo import diversity, shaping
 from counterpoint.dqo.embed import Embedder, load_embedder, part_of, policy_states
+from counterpoint.dqo.options import OPTIONS, NoOptions, PassAtKOptions
 from counterpoint.errors import ConfigError
 from counterpoint.policy.base import Policy
 from counterpoint.rl import control
 from counterpoint.rl.types import Completion
+from counterpoint.tasks.answers import Extractor
 
 ENTROPY = "entropy"
-"""The shaper that acts on advantages of tokens; see `shaping.entropy_bonus`."""
+"""The shaper that acts on advantages of tokens; see `advantages.entropy_bonus`."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,17 @@ class Diversity:
         return self.settings.shaper == ENTROPY
 
     def shape(
-        self, responses_Q_G: Sequence[Sequence[Completion]], rewards_Q_G: Tensor, alpha: float
+        self, responses_Q_G: Sequence[Sequence[Completion]], rewards_Q_G: Tensor, alpha: float, extract: Extractor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Shaped rewards [Q, G] and what to log: the span of the groups, and what the encoder could not see."""
+        """Shaped rewards [Q, G] and what to log: the span of the groups, and what the encoder could not see.
+
+        `extract` is the grader's way to find an answer (`graders.extractor_of`), for a section whose part is the answer.
+        """
         if self.by_token:
             return rewards_Q_G, {}
         embeddings, metrics = None, {}
         if self.embedder is not None:
-            texts = [part_of(response.text, self.settings.part) for group in responses_Q_G for response in group]
+            texts = [part_of(response.text, self.settings.part, extract) for group in responses_Q_G for response in group]
             embedded = self.embedder(texts)
             embeddings = embedded.vectors.unflatten(0, rewards_Q_G.shape)
             metrics = {
@@ -55,18 +60,10 @@ class Diversity:
 
 def load_diversity(settings: DiversityConfig, policy: Policy, group: int) -> Diversity:
     """What a section names, ready to use on groups of so many. Raises `ConfigError` for an option that the shaper refuses."""
-    known: list[str] = []
-    if settings.shaper != ENTROPY:
-        parameters = inspect.signature(shaping.SHAPERS[settings.shaper]).parameters
-        known = [name for name in parameters if name not in ("samples", "alpha")]
-    for name in settings.options:
-        if name not in known:
-            raise ConfigError(
-                f"diversity.options: the shaper {settings.shaper} takes no {name!r}; "
-                + (f"it takes {', '.join(known)}" if known else "it takes no options")
-            )
-    if settings.shaper != ENTROPY:
-        try_shaper(settings, group)
+    kind = OPTIONS.get(settings.shaper, NoOptions)
+    options = validate_as(kind, settings.options, f"diversity.options of the shaper {settings.shaper}")
+    if isinstance(options, PassAtKOptions) and options.k > group:
+        raise ConfigError(f"diversity.options: the shaper pass_at_k has k = {options.k}, and a group is {group}; lower k")
     if settings.shaper in shaping.SHARES and largest_alpha(settings) > 1:
         raise ConfigError(
             f"diversity: α of the shaper {settings.shaper} is a share of the reward, so at most 1; above it, right responses "
@@ -81,15 +78,6 @@ def largest_alpha(settings: DiversityConfig) -> float:
     """The most that α can become in a run."""
     ends = {"constant": settings.alpha, "linear": settings.alpha_end, "quality_floor": settings.maximum}
     return max(settings.alpha, ends[settings.control])
-
-
-def try_shaper(settings: DiversityConfig, group: int) -> None:
-    """Shape a group of nothing, so that a value that the shaper refuses is found before the first step."""
-    nothing = shaping.Samples(torch.zeros(1, group), torch.eye(group).unsqueeze(0), torch.zeros(1, group))
-    try:
-        shaping.SHAPERS[settings.shaper](nothing, settings.alpha, **settings.options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"diversity.options: the shaper {settings.shaper} cannot take {settings.options}: {error}") from error
 
 
 def alpha_controller(settings: DiversityConfig, steps: int) -> control.Controller:

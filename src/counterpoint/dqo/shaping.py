@@ -53,7 +53,8 @@ def dqo(
 
     Against noise that makes a response look diverse and can cost it its reward, two cures: `quality_temperature` weights the
     kernel by quality (`diversity.quality_weighted`), and `correct_only` counts and pays only responses whose reward reaches
-    `threshold`. Neither sees noise that the grader does not: there, embed the answer alone. benchmarks/noise.py shows both.
+    `threshold`. Neither sees noise that the grader does not: there, embed the answer alone, as the grader finds it
+    (diversity.part = "answer"). benchmarks/noise.py shows both.
     """
     return samples.rewards + alpha * dqo_terms(
         samples.rewards, embedded(samples), kernel, parameter, quality_temperature, correct_only, threshold
@@ -155,17 +156,6 @@ def clusters(embeddings_Q_G_D: Tensor, threshold: float = 0.9) -> Tensor:
     for _ in range(group):  # a label travels along a chain, one link a round
         labels = labels.unsqueeze(-2).where(near, group).amin(dim=-1)
     return labels
-
-
-def entropy_bonus(advantages_Q_G_T: Tensor, entropies_Q_G_T: Tensor, alpha: float, kappa: float = 2.0) -> Tensor:
-    """A_t + min(α · H_t, |A_t| / κ), per token: uncertain tokens count for more, and no sign changes. arXiv 2506.14758.
-
-    It acts on advantages of tokens, where the other shapers act on rewards of responses. The paper has α = 0.4 and κ = 2.
-    H_t is the policy's entropy in nats where it drew token t.
-    """
-    if kappa <= 1:
-        raise ValueError(f"kappa must be above 1, or the bonus could turn an advantage around; got {kappa}")
-    return advantages_Q_G_T + torch.minimum(alpha * entropies_Q_G_T, advantages_Q_G_T.abs() / kappa)
 
 
 SHAPERS: Mapping[str, Shaper] = {

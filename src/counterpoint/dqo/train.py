@@ -26,6 +26,7 @@ from counterpoint.rl.state import State, after
 from counterpoint.rl.types import Completion, Question, SamplingParams
 from counterpoint.run import Run
 from counterpoint.tasks.base import Task
+from counterpoint.tasks.graders import extractor_of
 
 
 def train(
@@ -47,7 +48,8 @@ def train(
         for question in questions:  # one that is too long is found now, not hours later when its step comes
             policy.speaker.renderer.response_prompt(question.text, recipe.dqo.max_tokens, question.id)
         floor = recipe.diversity.floor if recipe.diversity.control == "quality_floor" else None
-        return State(alpha_controller(recipe.diversity, recipe.run.steps), floor=floor)
+        moving = recipe.run.steps - (recipe.critic.warmup_steps if recipe.critic else 0)
+        return State(alpha_controller(recipe.diversity, moving), floor=floor)
 
     def take_step(step: int, state: State) -> tuple[Step, State]:
         batch = question_batch(questions, step, recipe.dqo.questions, recipe.run.seed)
@@ -83,7 +85,7 @@ def dqo_step(
     clock.lap("score")
 
     # 3. Shape: r_i + α · d_i, d_i what response i adds to the volume that its group spans.
-    shaped_Q_G, shown = diversity.shape(responses_Q_G, rewards_Q_G, alpha)
+    shaped_Q_G, shown = diversity.shape(responses_Q_G, rewards_Q_G, alpha, extractor_of(task.grade))
     clock.lap("shape")
 
     # 4. Advantage and update: the baseline is the group's, or a critic's.
@@ -95,9 +97,10 @@ def dqo_step(
         learned = learn(policy, responses_Q_G, shaped_Q_G, algorithm, params, rate=rate, entropy_bonus=bonus)
     clock.lap("update")
 
-    # 5. α answers to the quality that the step showed.
+    # 5. α answers to the quality that the step showed, unless only the critic learned: the policy's quality was not α's doing.
     reward = float(rewards_Q_G.mean())
-    controller = state.controller.observe(reward, 0.0)
+    rests = recipe.critic is not None and step < recipe.critic.warmup_steps
+    controller = state.controller if rests else state.controller.observe(reward, 0.0)
 
     metrics = learned | shown | clock.laps | {
         "reward": reward,

@@ -233,7 +233,7 @@ def log_det(embeddings_G_D: Tensor) -> float:
     """
     if not len(embeddings_G_D):
         return math.nan
-    return determinantal.log_det(determinantal.linear_kernel(embeddings_G_D.double())).item()
+    return determinantal.log_det(determinantal.linear_kernel(embeddings_G_D)).item()
 
 
 def _empty_as_one(embeddings_G_D: Tensor) -> Tensor:

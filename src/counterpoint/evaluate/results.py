@@ -85,6 +85,8 @@ class Result:
     """Of the responses to a question, by the name of the measure (evaluate/diversity.py); empty where none was asked for."""
     fallbacks: int = 0
     """Responses in which a gateway let one model answer for the other, which had failed."""
+    embeddings_truncated: int = 0
+    """Responses that the embedder of the measures of diversity did not read to their end."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def summarise(
         share = mean_tokens["capable_output_tokens"] / of_reference if of_reference else None
         difference = difference_of(accuracy_Q, question_accuracies(reference))
     prices = recipe.evaluation.prices
+    diversity, truncated = diversity_of(measured, measures.embedder, extract) if measures.embedder else ({}, 0)
     return Result(
         accuracy=estimate_of(accuracy_Q[np.isfinite(accuracy_Q)]),
         pass_at=pass_at,
@@ -157,12 +160,14 @@ def summarise(
         fallbacks=sum(attempt.fell_back for attempt in attempts),
         token_share=share,
         accuracy_difference=difference,
-        diversity=diversity_of(measured, measures.embedder, extract) if measures.embedder else {},
+        diversity=diversity,
+        embeddings_truncated=truncated,
     )
 
 
-def diversity_of(measured: Measured, embedder: Embedder, extract: Extractor | None) -> dict[str, Estimate]:
+def diversity_of(measured: Measured, embedder: Embedder, extract: Extractor | None) -> tuple[dict[str, Estimate], int]:
     """How different the graded responses to a question are, by every measure; one without a value at any question is left out.
+    And how many of them the embedder did not read to their end.
 
     Answers are told apart as `extract` finds them. Without it their number is left out too: nothing says which wordings of a
     response are one answer.
@@ -173,18 +178,18 @@ def diversity_of(measured: Measured, embedder: Embedder, extract: Extractor | No
     ]
     kept_Q = [group for group in kept_Q if group]
     texts_Q = [[text for text, _ in group] for group in kept_Q]
-    vectors = embedder([text for texts in texts_Q for text in texts]).vectors
+    embedded = embedder([text for texts in texts_Q for text in texts])
     values = diversity_measures(
         texts_Q,
         [[reward for _, reward in group] for group in kept_Q],
-        vectors.split([len(texts) for texts in texts_Q]),
+        embedded.vectors.split([len(texts) for texts in texts_Q]),
         k=max(len(texts) for texts in texts_Q),
         answers_Q=[[extract(text) or "" for text in texts] for texts in texts_Q] if extract else None,
     )
     if extract is None:
         del values["different_correct"]
     defined = {name: values_Q[np.isfinite(values_Q)] for name, values_Q in values.items()}
-    return {name: estimate_of(values_Q) for name, values_Q in defined.items() if len(values_Q)}
+    return {name: estimate_of(values_Q) for name, values_Q in defined.items() if len(values_Q)}, embedded.truncated
 
 
 def token_counts(attempt: Attempt) -> dict[str, int]:

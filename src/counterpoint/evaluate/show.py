@@ -45,7 +45,8 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
         "± is half a 95 % interval over questions"
         + (f"; M cut at {evaluation.cut_budget} tokens" if evaluation.cut_budget else "")
         + (f"; {skipped} responses could not be graded" if skipped else "")
-        + fallbacks_of(evaluation),
+        + counts_of(evaluation, "fallbacks", "in {} responses another model stood in for one that failed")
+        + counts_of(evaluation, "embeddings_truncated", "{} responses were compared without their ends, which the embedder cut"),
         style="dim",
         highlight=False,
     )
@@ -53,11 +54,11 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
         console.print(auto_line(evaluation.auto), style="dim", highlight=False)
 
 
-def fallbacks_of(evaluation: Evaluation) -> str:
-    """How many responses were not by the models that should have answered; nothing if none."""
-    counts = {name: result.fallbacks for name, result in evaluation.systems.items() if result.fallbacks}
-    each = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return f"; in {sum(counts.values())} responses another model stood in for one that failed ({each})" if counts else ""
+def counts_of(evaluation: Evaluation, name: str, said: str) -> str:
+    """How often something that a reader must know happened, in all and by system; nothing if never."""
+    counts = {system: getattr(result, name) for system, result in evaluation.systems.items() if getattr(result, name)}
+    each = ", ".join(f"{system} {count}" for system, count in counts.items())
+    return f"; {said.format(sum(counts.values()))} ({each})" if counts else ""
 
 
 def auto_line(auto: Auto) -> str:

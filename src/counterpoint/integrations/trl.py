@@ -9,6 +9,7 @@
 Tested with TRL 1.16; `GRPOTrainer` and `RLOOTrainer` take it as it is. TRL itself is not imported.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from counterpoint.dqo.diversity import KernelName
-from counterpoint.dqo.embed import Embedder, Part, load_embedder
+from counterpoint.config_files import validate_as
+from counterpoint.dqo.embed import Embedder, load_embedder
 from counterpoint.errors import ConfigError, TrainingError
-from counterpoint.integrations.terms import group_terms
+from counterpoint.integrations.terms import TermOptions, group_terms
 from counterpoint.policy.prompting import SIGNAL_CLOSE
 
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -29,15 +30,20 @@ REMEDY = (
     "Let per_device_train_batch_size · steps_per_generation (in evaluation, per_device_eval_batch_size) be a multiple of the "
     "number of generations"
 )
+PASS_ON = "let TRL call DQOReward itself, or pass the log_metric on that it gives, by which the trainer's own sizes are known"
 
 
 class DQOReward:
     """α · d_i of each completion: how much it adds to the squared volume that its group's meanings span.
 
-    The groups are the runs of equal prompts, in which order TRL samples. They must all be of one size, and whole on this
-    process; where TRL splits one across processes, every call raises `TrainingError`. A prompt that the data set has twice can
-    come twice in a row: a longer run among others raises, too, unless `num_generations` says where to cut. A group of one has
-    nothing to differ from: each of its completions gets α · log 2.
+    A group is what the trainer says: `num_generations` completions in training, `num_generations_eval` in evaluation. TRL gives
+    reward functions its method `log_metric`, and so the trainer: a function around this one must pass it on. Groups must be
+    whole on this process; where TRL splits one across processes, every call raises `TrainingError`.
+
+    Called without a trainer, it takes the runs of equal prompts as groups, of one size in all calls, and cannot see everything:
+    if from the first call on every prompt comes twice in a row, two groups of it are taken as one.
+
+    A group of one has nothing to differ from: each of its completions gets α · log 2.
 
     TRL's default, `scale_rewards="group"`, divides by the standard deviation of a group, which blows up small terms where the
     other rewards tie; `scale_rewards="none"` lets α mean the same in every group.
@@ -46,36 +52,36 @@ class DQOReward:
         alpha: the strength; the paper's is 0.5 to 2. TRL's `reward_weights` multiply it further.
         embedder: what compares completions, by name (`embed.load_embedder`) or itself. It is loaded here: make the trainer's
             configuration first, which gives each process its own device.
-        part: what of a completion is embedded: all of it, what is before the last `</think>`, or what is after.
-        kernel: of likeness; see `diversity`.
-        correct_only: a reward function. Only completions that it gives at least 0.5 count and are paid: the cure for noise that
-            is appended to look diverse. TRL tells reward functions nothing of each other, so it runs here a second time. A
-            coroutine function is not awaited.
-        num_generations: the size of a group, for a data set with repeated prompts; evaluation must then have the same size.
+        quality: a reward function, for the options that go by quality. TRL tells reward functions nothing of each other, so it
+            runs here a second time.
+        options: how completions are compared: part, extract, kernel, parameter, and with a quality correct_only, threshold and
+            quality_temperature, the cures for noise that is appended to look diverse; see `TermOptions` and `shaping.dqo`.
+            Best is the answer alone, `part="answer"`, with your grader's own way to find it as `extract`.
 
     Raises:
-        ConfigError: an embedder that does not exist, or a group size below one.
+        ConfigError: an embedder or option that does not exist, or options that contradict each other.
         ModelError: an embedder that cannot be loaded.
     """
 
     def __init__(
-        self,
-        alpha: float = 1.0,
-        embedder: str | Embedder = "minilm",
-        part: Part = "response",
-        kernel: KernelName = "linear",
-        correct_only: RewardFunction | None = None,
-        num_generations: int | None = None,
+        self, alpha: float = 1.0, embedder: str | Embedder = "minilm", quality: RewardFunction | None = None, **options: Any
     ) -> None:
-        if num_generations is not None and num_generations < 1:
-            raise ConfigError(f"num_generations must be at least 1, got {num_generations}; give the trainer's, or leave it out")
-        self.alpha = alpha
+        self.options = validate_as(TermOptions, {"alpha": alpha, **options}, "DQOReward")
+        by_quality = self.options.correct_only or self.options.quality_temperature is not None
+        if by_quality and quality is None:
+            raise ConfigError(
+                "DQOReward: correct_only and quality_temperature go by a quality; give a reward function as quality"
+            )
+        if quality is not None and not by_quality:
+            raise ConfigError("DQOReward: quality does nothing alone; set correct_only or quality_temperature, or leave it out")
+        if inspect.iscoroutinefunction(quality):
+            raise ConfigError("DQOReward: quality is a coroutine function, which nobody awaits here; give one that is not async")
         self.embedder = load_embedder(embedder) if isinstance(embedder, str) else embedder
-        self.part: Part = part
-        self.kernel: KernelName = kernel
-        self.correct_only = correct_only
-        self.num_generations = num_generations
-        self.__name__ = "dqo" if part == "response" else f"dqo_{part}"
+        self.quality = quality
+        self.extract = self.options.extractor()
+        self.sizes: set[int] = set()
+        """Of the groups seen without a trainer."""
+        self.__name__ = "dqo" if self.options.part == "response" else f"dqo_{self.options.part}"
         """TRL logs `rewards/dqo/mean` by it."""
 
     def __call__(
@@ -86,45 +92,49 @@ class DQOReward:
         **columns: Any,
     ) -> list[float]:
         """α · d_i of each completion. `columns` are what else TRL gives a reward function. Logs the share of cut texts."""
-        size = self.group_size(prompts)
-        told = {} if log_metric is None else {"log_metric": log_metric}  # correct_only may log, too
-        rewards_Q_G = self.quality(prompts, completions, columns | told).reshape(-1, size)
-        terms_Q_G, cut = group_terms(
-            [text_of(completion) for completion in completions],
-            rewards_Q_G,
-            self.embedder,
-            self.part,
-            self.kernel,
-            correct_only=self.correct_only is not None,
-        )
+        if not prompts:
+            return []
+        size = self.group_size(prompts, getattr(log_metric, "__self__", None))
+        told = {} if log_metric is None else {"log_metric": log_metric}  # quality may log, too
+        rewards_Q_G = self.qualities(prompts, completions, columns | told).reshape(-1, size)
+        texts = [text_of(completion) for completion in completions]
+        terms_Q_G, cut = group_terms(texts, rewards_Q_G, self.embedder, self.options, self.extract)
         if log_metric is not None:
             log_metric(f"{self.__name__}/texts_cut", cut / len(completions))
-        return (self.alpha * terms_Q_G).flatten().tolist()
+        return (self.options.alpha * terms_Q_G).flatten().tolist()
 
-    def quality(self, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> Tensor:
-        """What `correct_only` gives each completion [N]; zeros without it, NaN (never correct) for a None."""
-        if self.correct_only is None:
+    def qualities(self, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> Tensor:
+        """What `quality` gives each completion [N]; zeros where none is asked for."""
+        if self.quality is None:
             return torch.zeros(len(completions))
-        rewards = list(self.correct_only(prompts=prompts, completions=completions, **columns))
+        rewards = list(self.quality(prompts=prompts, completions=completions, **columns))
         if len(rewards) != len(completions):
-            raise TrainingError(f"correct_only returned {len(rewards)} rewards for {len(completions)} completions")
-        return torch.tensor([torch.nan if reward is None else float(reward) for reward in rewards])
+            raise TrainingError(f"quality returned {len(rewards)} rewards for {len(completions)} completions")
+        # a completion without a reward is never correct, and spans nothing
+        return torch.tensor([-torch.inf if reward is None else float(reward) for reward in rewards])
 
-    def group_size(self, prompts: Sequence[Any]) -> int:
+    def group_size(self, prompts: Sequence[Any], trainer: Any) -> int:
         """How many completions a group has. Raises `TrainingError` where this process, or one beside it, has part of a group."""
-        if self.num_generations is not None:
-            check_blocks(prompts, self.num_generations)
-            return self.num_generations
+        if hasattr(trainer, "num_generations"):
+            size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
+            check_blocks(prompts, size)
+        else:
+            size = self.size_of_runs(prompts)
+        if size == 1 and len(prompts) > 1:
+            warnings.warn("DQOReward got groups of one: it changes nothing", stacklevel=3)
+        return size
+
+    def size_of_runs(self, prompts: Sequence[Any]) -> int:
+        """The length of all runs of equal prompts, in this call and those before."""
         check_borders(prompts)
         runs = run_lengths(prompts)
-        if len(set(runs)) > 1:
+        self.sizes.update(runs)
+        if len(self.sizes) > 1:
             raise TrainingError(
-                f"DQOReward found groups of unequal size in the batch of this process: runs of equal prompts of lengths {runs}. "
-                f"Either a group is split across processes: {REMEDY}. Or the data set has a prompt twice: give "
-                "DQOReward(num_generations=...), the trainer's"
+                f"DQOReward found groups of unequal size on this process: runs of equal prompts of lengths {runs}, "
+                f"{sorted(self.sizes)} in all. Either a group is split across processes: {REMEDY}. Or the data set has a prompt "
+                f"twice, or evaluation has groups of another size: {PASS_ON}"
             )
-        if runs[0] == 1 and len(prompts) > 1:
-            warnings.warn("DQOReward found no two equal prompts in a row: with groups of one it changes nothing", stacklevel=2)
         return runs[0]
 
 
@@ -145,7 +155,7 @@ def check_blocks(prompts: Sequence[Any], size: int) -> None:
         if any(prompt != prompts[start] for prompt in prompts[start : start + size]):
             raise TrainingError(
                 f"DQOReward: completions {start} to {start + size - 1} of this process should be one group, but their prompts "
-                f"differ. Give the trainer's num_generations ({size} was given), in evaluation too, or leave it out"
+                f"differ; so a group is split across processes. {REMEDY}"
             )
 
 
@@ -159,7 +169,7 @@ def check_borders(prompts: Sequence[Any]) -> None:
         if ends[process][1] == ends[process + 1][0]:
             raise TrainingError(
                 f"DQOReward: the group of one prompt is split across processes {process} and {process + 1}, and its terms need "
-                f"all of it. {REMEDY}. If it is two groups of one prompt, give DQOReward(num_generations=...), the trainer's"
+                f"all of it. {REMEDY}. If it is two groups of one prompt: {PASS_ON}"
             )
 
 

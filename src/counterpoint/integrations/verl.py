@@ -15,20 +15,21 @@ other, so its groups must have the size of training's; verl's validation reports
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from verl import DataProto  # pyright: ignore[reportMissingImports]
 from verl.experimental.reward_loop.reward_manager import register  # pyright: ignore[reportMissingImports]
 from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager  # pyright: ignore[reportMissingImports]
 from verl.trainer.ppo.core_algos import register_adv_est  # pyright: ignore[reportMissingImports]
 
-from counterpoint.dqo.diversity import KernelName
-from counterpoint.dqo.embed import Part, load_embedder
+from counterpoint.config_files import validate_as
+from counterpoint.dqo.embed import load_embedder
 from counterpoint.errors import ConfigError, TrainingError
-from counterpoint.integrations.terms import group_terms
+from counterpoint.integrations.terms import TermOptions, group_terms
 from counterpoint.rl.advantages import dr_grpo
 
 NAME = "counterpoint_dqo"
@@ -37,19 +38,16 @@ WORKER_CALLS = 1000
 """Calls that one Ray actor serves at a time (its default, which verl leaves): if all of those wait, they do so for ever."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """`reward.reward_kwargs` of verl's configuration."""
+class Options(TermOptions):
+    """`reward.reward_kwargs` of verl's configuration: DQO's own (`dqo/options.py`), those of `TermOptions`, and these.
 
-    alpha: float = 1.0
-    """The strength; the paper's is 0.5 to 2."""
+    `correct_only` and `quality_temperature` go by the graders' reward. `extract` is a name, of `graders.EXTRACTORS` or of a
+    `module:function` of yours.
+    """
+
     embedder: str = "minilm"
     """What compares responses; see `embed.load_embedder`."""
-    part: Part = "response"
-    kernel: KernelName = "linear"
-    correct_only: bool = False
-    """Only responses whose reward is at least 0.5 count and are paid: the cure for noise that is appended to look diverse."""
-    patience: float = 3600.0
+    patience: float = Field(3600.0, gt=0)
     """Seconds that a response waits for the rest of its group before its sampling is given up as failed."""
 
 
@@ -84,6 +82,7 @@ class DQORewardManager(NaiveRewardManager):
         super().__init__(config, tokenizer, compute_score, **router)
         self.options = options_of(config)
         self.embedder = load_embedder(self.options.embedder)
+        self.extract = self.options.extractor()
         self.group_size: int = config.actor_rollout_ref.rollout.n
         self.meetings: dict[str, Meeting] = {}
 
@@ -142,22 +141,14 @@ class DQORewardManager(NaiveRewardManager):
 
     def terms(self, meeting: Meeting) -> tuple[list[float], float]:
         """d_i of each response of a whole group, and the share of them that the encoder had to cut."""
-        options = self.options
         rewards_1_G = torch.tensor([meeting.rewards])
-        terms_1_G, cut = group_terms(
-            meeting.texts, rewards_1_G, self.embedder, options.part, options.kernel, options.correct_only
-        )
+        terms_1_G, cut = group_terms(meeting.texts, rewards_1_G, self.embedder, self.options, self.extract)
         return terms_1_G[0].tolist(), cut / len(meeting.texts)
 
 
 def options_of(config: Any) -> Options:
-    """The options in a verl configuration. Raises `ConfigError` for one that does not exist."""
-    given = dict(config.reward.get("reward_kwargs") or {})
-    known = [option.name for option in fields(Options)]
-    unknown = sorted(given.keys() - set(known))
-    if unknown:
-        raise ConfigError(f"reward.reward_kwargs has {', '.join(map(str, unknown))}; DQO knows {', '.join(known)}")
-    return Options(**given)
+    """The options in a verl configuration. Raises `ConfigError` for one that does not exist, or has a value that it cannot."""
+    return validate_as(Options, dict(config.reward.get("reward_kwargs") or {}), "reward.reward_kwargs")
 
 
 def check(config: Any) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 AdvantageName = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"]
 
-NO_SPREAD = 1e-8
-"""Rewards of a group that differ by no more than this are a tie: what is left is rounding, and dividing by
-its standard deviation would blow it up into a signal."""
+NO_SPREAD = 1e-6
+"""Rewards of a group that differ by no more than this, times the largest of them if that is above 1, are a tie:
+what is left is rounding (float32 has 1e-7 at 1), and dividing by its standard deviation would blow it up into a signal."""
 
 
 def grpo(rewards_Q_G: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -112,15 +112,28 @@ def whiten(advantages_N_T: Tensor, mask_N_T: Tensor, epsilon: float = 1e-6) -> T
     kept = advantages_N_T[mask_N_T]
     whitened = torch.zeros_like(advantages_N_T)
     # not `>`, which would make zeros of NaN and hide it from the update that counts what is not finite
-    if len(kept) < 2 or kept.max() - kept.min() <= NO_SPREAD:
+    if len(kept) < 2 or kept.max() - kept.min() <= NO_SPREAD * kept.abs().max().clamp(min=1):
         return whitened
     return whitened.masked_scatter(mask_N_T, (kept - kept.mean()) / (kept.std() + epsilon))
 
 
-def has_spread(values_Q_G: Tensor, tolerance: float = NO_SPREAD) -> Tensor:
-    """bool [Q]: groups whose values differ by more than `tolerance`; only they carry a gradient signal."""
+def entropy_bonus(advantages_Q_G_T: Tensor, entropies_Q_G_T: Tensor, alpha: float, kappa: float = 2.0) -> Tensor:
+    """A_t + min(α · H_t, |A_t| / κ), per token: uncertain tokens count for more, and no sign changes. arXiv 2506.14758.
+
+    DQO's peer that acts on advantages of tokens, where the shapers of dqo/shaping.py act on rewards of responses. The
+    paper has α = 0.4 and κ = 2.
+    H_t is the policy's entropy in nats where it drew token t.
+    """
+    if kappa <= 1:
+        raise ValueError(f"kappa must be above 1, or the bonus could turn an advantage around; got {kappa}")
+    return advantages_Q_G_T + torch.minimum(alpha * entropies_Q_G_T, advantages_Q_G_T.abs() / kappa)
+
+
+def has_spread(values_Q_G: Tensor) -> Tensor:
+    """bool [Q]: groups whose values differ by more than rounding, `NO_SPREAD`; only they carry a gradient signal."""
     check_rewards(values_Q_G, "values")
-    return (values_Q_G.amax(dim=1) - values_Q_G.amin(dim=1)) > tolerance
+    scale = values_Q_G.abs().amax(dim=1).clamp(min=1)
+    return (values_Q_G.amax(dim=1) - values_Q_G.amin(dim=1)) > NO_SPREAD * scale
 
 
 ADVANTAGES: Mapping[AdvantageName, Callable[[Tensor], Tensor]] = {

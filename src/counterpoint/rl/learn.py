@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from counterpoint.config import AlgorithmConfig, ModelConfig
-from counterpoint.dqo import shaping
 from counterpoint.errors import TrainingError
 from counterpoint.policy.base import Policy
 from counterpoint.policy.prompting import Speaker
-from counterpoint.rl.advantages import advantages, has_spread, separately_normalised
+from counterpoint.rl.advantages import advantages, entropy_bonus, has_spread, separately_normalised
 from counterpoint.rl.data import make_data, reference_logprobs, sequence_kl
 from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.types import Completion, SamplingParams
@@ -39,7 +38,7 @@ def learn(
     """Turn the rewards [N, G] of groups of completions into advantages and one update; groups without spread are dropped.
 
     `params` is what the completions were sampled with; `separately` is (rewards, penalties, λ) for the advantage that normalises
-    the two on their own; `rate` scales the learner's learning rate; `entropy_bonus` is the α of `shaping.entropy_bonus`, for
+    the two on their own; `rate` scales the learner's learning rate; `entropy_bonus` is the α of `advantages.entropy_bonus`, for
     completions that say their entropies.
     """
     flat = [completion for group in groups for completion in group]
@@ -88,7 +87,7 @@ def with_entropy_bonus(completions: Sequence[Completion], advantages: Sequence[f
         if completion.entropies is None:
             raise ValueError("an entropy bonus needs completions with their entropies; sample with SamplingParams.entropies")
         entropies = torch.tensor(completion.entropies)
-        rows.append(tuple(shaping.entropy_bonus(torch.full_like(entropies, advantage), entropies, alpha).tolist()))
+        rows.append(tuple(entropy_bonus(torch.full_like(entropies, advantage), entropies, alpha).tolist()))
     return rows
 
 

@@ -90,6 +90,24 @@ def check_texts(step: int, metrics: Mapping[str, float], warn: Callable[[str], N
         )
 
 
+def check_diversity(step: int, metrics: Mapping[str, float], warn: Callable[[str], None]) -> bool:
+    """Warn when a diversity term that is there does nothing, and say whether it was so; `step` counts from 1."""
+    if metrics.get("log_det") == 0:
+        warn(
+            f"step {step}: every text that is compared is empty, so diversity pays nothing. diversity.part 'reasoning' needs a "
+            "model that writes </think>, 'answer' responses in which the grader finds one"
+        )
+        return True
+    quality = metrics.get("reward", metrics.get("aided_accuracy", 0.0))
+    if "log_det" in metrics and metrics.get("diversity_reward") == 0 and metrics.get("alpha", 0.0) > 0 and quality > 0:
+        warn(
+            f"step {step}: the diversity term changed no reward, though the mean reward is {quality:.3g}: no response reaches "
+            "the threshold in diversity.options (it is 0.5 if not set), or to this shaper all are alike or all different"
+        )
+        return True
+    return False
+
+
 def check_end(state: State, warn: Callable[[str], None]) -> None:
     """Warn when a run ends with a model whose last update was not finite: too late to stop, and it may be broken."""
     if state.failing:

@@ -4,7 +4,6 @@ A response without an answer in the asked form earns 0.0: that is a grade. A gra
 and `grade_all` never turns it into a grade.
 """
 
-import importlib
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from counterpoint.tasks import answers
 from counterpoint.tasks.answers import Extractor, same_answer
 from counterpoint.tasks.base import Grader
 from counterpoint.tasks.model_graders import judge, named, reward_model
+from counterpoint.user_functions import user_function
 
 EXTRACTORS: dict[str, Extractor] = {
     "number": answers.number,
@@ -195,20 +195,8 @@ def function_grader(spec: str) -> Grader:
     Raises:
         ConfigError: the module or the function is not there.
     """
-    module_name, _, function_name = spec.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"Grader {spec!r}: cannot import {error.name!r}. Install it, or put its folder on PYTHONPATH."
-        ) from error
-    function: Callable[..., Any] | None = getattr(module, function_name, None)
-    if not callable(function):
-        raise ConfigError(
-            f"Grader {spec!r}: module {module_name!r} has no function {function_name!r}. "
-            "Write it as function(question, response) returning a number between 0 and 1."
-        )
-    return per_example(spec, function)
+    contract = "function(question, response) returning a number between 0 and 1"
+    return per_example(spec, user_function(spec, "Grader", contract))
 
 
 def load_grader(spec: str, **options: Any) -> Grader:
@@ -237,6 +225,9 @@ def load_grader(spec: str, **options: Any) -> Grader:
 
 
 def extractor(name: str) -> Extractor:
+    """What finds the answer in a response, by name, or the user's own `module:function`. Raises `ConfigError`."""
+    if ":" in name:
+        return user_function(name, "Extractor", "function(response) returning the answer, or None")
     if name not in EXTRACTORS:
-        raise ConfigError(f"There is no extractor {name!r}. Choose one of {', '.join(EXTRACTORS)}.")
+        raise ConfigError(f"There is no extractor {name!r}. Choose one of {', '.join(EXTRACTORS)}, or module:function.")
     return EXTRACTORS[name]

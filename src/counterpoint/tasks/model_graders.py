@@ -6,7 +6,8 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -34,46 +35,60 @@ RETRIED = (408, 409, 425, 429)
 """HTTP statuses worth another try, besides every 5xx."""
 
 
+Tokens = Mapping[str, list[int]]
+"""What a tokenizer makes of a text: input_ids, and what else its model reads, each a number a token."""
+
+
 def named(grade: Grader, name: str) -> Grader:
     """The grader under the name that error messages give it."""
     grade.__name__ = name
     return grade
 
 
-def reward_model(model: str, device: str = "cpu", batch_size: int = 8, squash: Literal["sigmoid", "none"] = "sigmoid") -> Grader:
+def reward_model(model: str, device: str = "auto", batch_size: int = 8, squash: Literal["sigmoid", "none"] = "sigmoid") -> Grader:
     """The score of a transformers sequence-classification model with one output, for (question, response).
 
-    The pair goes through the model's chat template if it has one, as text after text otherwise. `squash` brings
-    the score into [0, 1]; "none" is for a model whose scores are there already.
+    The pair goes through the model's chat template if it has one, else as its tokenizer joins two texts. What of a
+    response is beyond the model's window is not read, with a warning that counts such responses: an hour-long run
+    is worth more than its longest answers. `squash` brings the score into [0, 1]; "none" is for a model whose
+    scores are there already. `device` "auto" takes the GPU if there is one.
 
     Raises:
         ModelError: the model cannot be loaded or is no reward model.
     """
     import torch
 
+    from counterpoint.policy.load import pick_device
+
     if squash not in ("sigmoid", "none"):
         raise ConfigError(f"squash is {squash!r}; choose 'sigmoid', or 'none' for scores that are in [0, 1] already.")
-    tokenizer, network = load_reward_model(model, device)
+    tokenizer, network = load_reward_model(model, pick_device(device))
     padding = network.config.pad_token_id
     limit = min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None) or 10**9)
 
-    def token_ids(question: Question, response: str) -> list[int]:
-        ids = encode_pair(tokenizer, question.text, response)
-        if len(ids) > limit:
-            raise ValueError(f"{len(ids)} tokens of question and response exceed the reward model's window of {limit}")
-        return ids
-
     @torch.inference_mode()
-    def scores(batch: list[list[int]]) -> list[float]:
-        width = max(map(len, batch))
-        rows = [ids + [padding or 0] * (width - len(ids)) for ids in batch]
-        mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in batch]
-        inputs, attended = torch.tensor(rows, device=device), torch.tensor(mask, device=device)
-        logits = network(input_ids=inputs, attention_mask=attended).logits[:, 0].float()
+    def scores(batch: list[Tokens]) -> list[float]:
+        width = max(len(tokens["input_ids"]) for tokens in batch)
+        blank = {"input_ids": padding or 0, "attention_mask": 0, "token_type_ids": 0}
+        rows = {
+            name: torch.tensor([tokens[name] + [blank[name]] * (width - len(tokens[name])) for tokens in batch])
+            for name in blank.keys() & batch[0].keys()
+        }
+        logits = network(**{name: row.to(network.device) for name, row in rows.items()}).logits[:, 0].float()
         return (torch.sigmoid(logits) if squash == "sigmoid" else logits).tolist()
 
     def grade(questions: Sequence[Question], responses: Sequence[str]) -> list[float]:
-        encoded = [token_ids(question, response) for question, response in zip(questions, responses, strict=True)]
+        read = [
+            encode_within(limit, tokenizer, question.text, response)
+            for question, response in zip(questions, responses, strict=True)
+        ]
+        if cut := sum(shortened for _, shortened in read):
+            warnings.warn(
+                f"the reward model {model} read {cut} of {len(read)} responses to its window of {limit} tokens and not to "
+                "their end; lower the responses' token budget, or take a model with a longer window",
+                stacklevel=2,
+            )
+        encoded = [tokens for tokens, _ in read]
         # The model finds a row's last token by the padding after it. Without a padding token of its own there is none
         # to trust: padding with the end-of-sequence token would hide the one that it was trained to score.
         size = 1 if padding is None else batch_size
@@ -82,7 +97,7 @@ def reward_model(model: str, device: str = "cpu", batch_size: int = 8, squash: L
     return named(grade, f"reward_model({model})")
 
 
-def load_reward_model(model: str, device: str) -> tuple[Any, Any]:
+def load_reward_model(model: str, device: Any) -> tuple[Any, Any]:
     """(tokenizer, network) of a sequence-classification model with one output."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -102,13 +117,32 @@ def load_reward_model(model: str, device: str) -> tuple[Any, Any]:
     return tokenizer, network.to(device).eval()
 
 
-def encode_pair(tokenizer: Any, question: str, response: str) -> list[int]:
-    if not tokenizer.chat_template:
-        return tokenizer(f"{question}\n{response}")["input_ids"]
-    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
-    # The template writes the special tokens itself.
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def encode_pair(tokenizer: Any, question: str, response: str) -> Tokens:
+    """The pair as the model was trained to read it; a line break between the two where its tokenizer puts nothing."""
+    if tokenizer.chat_template:
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
+        # The template writes the special tokens itself.
+        return tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False, verbose=False)
+    if tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False):
+        return tokenizer(question, response, verbose=False)
+    return tokenizer(f"{question}\n{response}", verbose=False)
+
+
+def encode_within(limit: int, tokenizer: Any, question: str, response: str) -> tuple[Tokens, bool]:
+    """The pair in at most `limit` tokens, and whether the response had to be cut for it.
+
+    Raises `ValueError` where there is no room for any of the response; `grade_all` names the question.
+    """
+    encoded = encode_pair(tokenizer, question, response)
+    over = len(encoded["input_ids"]) - limit
+    if over <= 0:
+        return encoded, False
+    tokens = tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
+    for kept in range(len(tokens) - over, 0, -1):  # the first will do, unless the cut changes how text becomes tokens
+        encoded = encode_pair(tokenizer, question, tokenizer.decode(tokens[:kept]))
+        if len(encoded["input_ids"]) <= limit:
+            return encoded, True
+    raise ValueError(f"the question leaves no room for a response in the reward model's window of {limit} tokens")
 
 
 def judge(
