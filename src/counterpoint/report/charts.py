@@ -243,11 +243,15 @@ def complete(chart: Chart, colours: Mapping[str, Any], legend: bool) -> Spec:
 
 
 def in_colours(spec: Any, series: Sequence[str]) -> Any:
-    """`spec` with colours in the place of the names series-0, series-1, ..."""
+    """`spec` with colours in the place of the names series-0, series-1, ... that scales have for them."""
     if isinstance(spec, dict):
-        return {key: in_colours(value, series) for key, value in spec.items()}
-    if isinstance(spec, list):
-        return [in_colours(value, series) for value in spec]
-    if isinstance(spec, str) and spec.startswith("series-") and spec[7:].isdigit():
-        return series[int(spec[7:])]
-    return spec
+        return {
+            key: [coloured(each, series) for each in value] if key == "range" else in_colours(value, series)
+            for key, value in spec.items()
+        }
+    return [in_colours(value, series) for value in spec] if isinstance(spec, list) else spec
+
+
+def coloured(name: Any, series: Sequence[str]) -> Any:
+    """The colour that is meant by a name of the palette; what else a scale may range over, as it is."""
+    return series[int(name[7:])] if isinstance(name, str) and name.startswith("series-") else name

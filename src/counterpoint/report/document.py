@@ -1,5 +1,6 @@
 """A report as plain values: what the page shows, and what `--json` prints."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from counterpoint.errors import CounterpointError
 from counterpoint.report.charts import Chart
 from counterpoint.report.groups import Groups, differences, grouped
 from counterpoint.report.headline import Headline, headlines
-from counterpoint.report.read import RunFiles
+from counterpoint.report.read import RunFiles, as_record
 from counterpoint.report.results import result_charts
 from counterpoint.report.samples import sample_sets
 from counterpoint.report.training import training_charts
@@ -65,15 +66,15 @@ def about(run: RunFiles, groups: Groups, runs: Sequence[RunFiles]) -> Document:
         "group": next((group for group, members in groups.items() if run in members), ""),
         "kind": run.kind,
         "status": run.state,
-        "error": run.status.get("error", ""),
+        "error": str(run.status.get("error") or ""),
         "steps": run.steps,
         "planned": run.planned,
         "seconds": duration(run),
-        "command": " ".join(map(str, run.info.get("command", []))),
+        "command": shlex.join(map(str, run.info.get("command") or [])),
         "seed": run.info.get("seed"),
         "started": run.info.get("started"),
-        "versions": run.info.get("versions", {}),
-        "platform": run.info.get("platform", {}),
+        "versions": as_record(run.info.get("versions")),
+        "platform": as_record(run.info.get("platform")),
         "summary": run.summary,
         "missing": missing,
         "recipe": run.recipe_text,
@@ -88,7 +89,7 @@ def duration(run: RunFiles) -> float | None:
 
 def embedder_of(runs: Sequence[RunFiles]) -> tuple[Embedder, str]:
     """What DQO compared the responses with, if that loads here, and its name; else hashed n-grams, which always do."""
-    names = [run.recipe.get("diversity", {}).get("embedder") for run in runs]
+    names = [as_record(run.recipe.get("diversity")).get("embedder") for run in runs]
     name = next((name for name in names if name and name != "policy"), "ngrams")
     try:
         return load_embedder(name), name

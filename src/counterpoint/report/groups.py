@@ -40,6 +40,11 @@ def shared_name(names: Sequence[str]) -> str:
     return re.sub(r"[-_. ]*(seed)?[-_. ]*\d*$", "", "".join(letters[0] for letters in alike)) or names[0]
 
 
+def group_of(run: RunFiles, groups: Groups) -> str | None:
+    """The group that a run is in; None for the folder of an evaluation, which is in none."""
+    return next((group for group, members in groups.items() if any(member is run for member in members)), None)
+
+
 def differences(groups: Groups) -> list[tuple[str, list[Any]]]:
     """The settings that the groups do not all have alike, each with its value in every group; None where there is none."""
     settings = [flat(members[0].recipe) for members in groups.values()]

@@ -7,7 +7,7 @@ from counterpoint.evaluate.metrics import Estimate
 from counterpoint.evaluate.results import Evaluation, Result
 from counterpoint.evaluate.run import REFERENCE, TRAINED_PAIR
 from counterpoint.report.groups import Groups
-from counterpoint.report.measured import Measured, baseline_of, evaluations_of, share_of_tokens, spread, systems_of
+from counterpoint.report.measured import Measured, baseline_of, evaluations_of, pairs_of, share_of_tokens, spread, systems_of
 from counterpoint.report.read import RunFiles
 
 
@@ -33,15 +33,21 @@ class Headline:
 def headlines(groups: Groups, runs: Sequence[RunFiles]) -> list[Headline]:
     """What came of DUET, what came of DQO, and which runs have not come to an end."""
     systems = systems_of(groups, runs)
-    pairs = [run for run in runs if run.evaluation and TRAINED_PAIR in run.evaluation.systems]
-    found = [of_pairs(pairs)] if pairs else []
+    pairs = {name: [run for run in members if has_pair(run)] for name, members in pairs_of(groups, runs).items()}
+    pairs = {name: members for name, members in pairs.items() if members}
+    found = [of_pairs(members, "The pair" if len(pairs) == 1 else f"The pair of {name}") for name, members in pairs.items()]
     policies = of_policies(groups, systems, runs)
     found += [policies] if policies else []
     return found + [Headline(text) for run in runs if (text := unfinished(run, bool(found)))]
 
 
-def of_pairs(runs: Sequence[RunFiles]) -> Headline:
-    """DUET: M's tokens saved, accuracy kept. One run with intervals over questions, several with the range over them."""
+def has_pair(run: RunFiles) -> bool:
+    """Whether a trained pair was measured."""
+    return run.evaluation is not None and TRAINED_PAIR in run.evaluation.systems
+
+
+def of_pairs(runs: Sequence[RunFiles], who: str) -> Headline:
+    """DUET: M's tokens saved, accuracy kept. One run with intervals over questions, seeds with the range over them."""
     evaluations = evaluations_of(runs)
     pairs = [evaluation.systems[TRAINED_PAIR] for evaluation in evaluations]
     pair, alone = (
@@ -56,7 +62,7 @@ def of_pairs(runs: Sequence[RunFiles]) -> Headline:
     shares = [share for run in runs if (share := share_of(run)) is not None]
     lost = pair.over_seeds(lambda result: result.accuracy_difference)
     if not shares or lost is None:
-        sentence = f"The pair is right {percent(accuracy.value)} of the time, with {tokens.value:.1f} tokens of M an answer."
+        sentence = f"{who} is right {percent(accuracy.value)} of the time, with {tokens.value:.1f} tokens of M an answer."
         return Headline(sentence, [*figures, Figure("M's tokens an answer", f"{tokens.value:.1f}")], how_measured(evaluations))
     saved = shares[0] if len(shares) == 1 else spread([share.value for share in shares])
     saved = Estimate(1 - saved.value, 1 - saved.high, 1 - saved.low)
@@ -64,7 +70,7 @@ def of_pairs(runs: Sequence[RunFiles]) -> Headline:
     beside = f"{tokens.value:.1f} an answer, {of_alone.value:.1f} by M alone" if of_alone else ""
     fewer = f"{percent(saved.value)} fewer" if saved.value >= 0 else f"{percent(-saved.value)} more"
     return Headline(
-        f"The pair answers with {fewer} of M's tokens than M alone, and is right {percent(accuracy.value)} of the time: "
+        f"{who} answers with {fewer} of M's tokens than M alone, and is right {percent(accuracy.value)} of the time: "
         f"{points(lost.value)} against M alone{within_noise(lost, len(evaluations))}.",
         [
             Figure("M's tokens saved", percent(saved.value), joined(beside, between(saved, percent))),
@@ -137,12 +143,15 @@ def beside(baseline: Measured | None, measure, format, own: Estimate) -> str:
 def unfinished(run: RunFiles, others: bool) -> str:
     """A sentence about a run that has no result to show; empty for one that has."""
     last = run.metrics[-1] if run.metrics else {}
-    quality = next(((words, last[name]) for name, words in QUALITY.items() if last.get(name) is not None), None)
+    quality = next(((words, last[name]) for name, words in QUALITY.items() if isinstance(last.get(name), int | float)), None)
     so_far = f" In step {run.steps} {quality[0]} was {percent(quality[1])}." if quality else ""
     of = f" of {run.planned}" if run.planned else ""
     if run.state == "failed":
         why = run.status.get("error") or "the reason was not written down"
         return f"{run.name} failed after step {run.steps}{of}: {why}"
+    if run.state == "died":
+        again = f"It goes on with: counterpoint resume {run.directory}"
+        return f"{run.name} died after step {run.steps}{of}: its process is gone and left no error.{so_far} {again}"
     if run.state == "running":
         return f"{run.name} is at step {run.steps}{of}.{so_far}"
     if run.state == "stopped":

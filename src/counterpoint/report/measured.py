@@ -10,7 +10,7 @@ import numpy as np
 from counterpoint.evaluate.metrics import Estimate, ratio_of
 from counterpoint.evaluate.results import Evaluation, Result
 from counterpoint.evaluate.run import REFERENCE, START, TRAINED_PAIR
-from counterpoint.report.groups import Groups
+from counterpoint.report.groups import Groups, group_of
 from counterpoint.report.read import Record, RunFiles
 
 
@@ -40,27 +40,62 @@ def evaluations_of(runs: Sequence[RunFiles]) -> list[Evaluation]:
     return [run.evaluation for run in runs if run.evaluation is not None]
 
 
-def systems_of(groups: Groups, runs: Sequence[RunFiles]) -> list[Measured]:
-    """Every system of every evaluation, under the name of the group whose models it is of.
+@dataclass(frozen=True)
+class Part:
+    """A system of one evaluation, and under which name it is shown."""
+
+    name: str
+    run: RunFiles
+    """The run, or folder, whose evaluation it is in."""
+    system: str
+    """Its name there."""
+
+
+def parts_of(groups: Groups, runs: Sequence[RunFiles]) -> list[Part]:
+    """Every system of every evaluation, under the name of the group whose models it is of; seeds of one have one name.
 
     A pair's evaluation names its systems itself; of several groups each has its own "trained pair", and the baselines are
     those of the first. An evaluation of policies names them by run: the seeds of a group become one system.
     """
-    group_of_run = seeds_of(runs) | {run.name: group for group, members in groups.items() for run in members}
-    pairs = [group for group, members in groups.items() if any(is_pair(run.evaluation) for run in members)]
-    found: dict[str, list[Result]] = {}
+    alike, pairs = seeds_of(runs), pairs_of(groups, runs)
+    parts = []
     for run in runs:
         if run.evaluation is None:
             continue
-        group = group_of_run.get(run.name, run.name)
-        for name, result in run.evaluation.systems.items():
-            if not is_pair(run.evaluation):
-                found.setdefault(group_of_run.get(name, name), []).append(result)
-            elif len(pairs) < 2 or group == pairs[0]:
-                found.setdefault(name, []).append(result)
-            elif name == TRAINED_PAIR:
-                found.setdefault(f"{name} · {group}", []).append(result)
+        pair = next((name for name, members in pairs.items() if any(member is run for member in members)), None)
+        for system in run.evaluation.systems:
+            if pair is None:
+                parts.append(Part(owner_of(system, run, groups) or alike.get(system, system), run, system))
+            elif system == TRAINED_PAIR and len(pairs) > 1:
+                parts.append(Part(f"{system} · {pair}", run, system))
+            elif pair == next(iter(pairs)):
+                parts.append(Part(system, run, system))
+    return parts
+
+
+def systems_of(groups: Groups, runs: Sequence[RunFiles]) -> list[Measured]:
+    """What `parts_of` finds, in numbers."""
+    found: dict[str, list[Result]] = {}
+    for part in parts_of(groups, runs):
+        if part.run.evaluation is not None:
+            found.setdefault(part.name, []).append(part.run.evaluation.systems[part.system])
     return [Measured(name, results) for name, results in found.items()]
+
+
+def pairs_of(groups: Groups, runs: Sequence[RunFiles]) -> Groups:
+    """The runs and folders with an evaluation of a pair, by group; a folder stands by itself."""
+    found: Groups = {}
+    for run in runs:
+        if is_pair(run.evaluation):
+            found.setdefault(group_of(run, groups) or run.name, []).append(run)
+    return found
+
+
+def owner_of(system: str, evaluated: RunFiles, groups: Groups) -> str | None:
+    """The group of the run that an evaluation names: the evaluated run itself, or one of that name; None if it is of none."""
+    if system == evaluated.name and (own := group_of(evaluated, groups)):
+        return own
+    return next((group for group, members in groups.items() if any(run.name == system for run in members)), None)
 
 
 def seeds_of(runs: Sequence[RunFiles]) -> dict[str, str]:
@@ -76,8 +111,8 @@ def seeds_of(runs: Sequence[RunFiles]) -> dict[str, str]:
 
 
 def is_pair(evaluation: Evaluation | None) -> bool:
-    """Whether it is DUET's, of two models."""
-    return evaluation is not None and (TRAINED_PAIR in evaluation.systems or REFERENCE in evaluation.systems)
+    """Whether it is of two models: DUET's, of a run, a recipe or a gateway. One of policies has what they started from."""
+    return evaluation is not None and START not in evaluation.systems
 
 
 def share_of_tokens(samples: Sequence[Record]) -> Estimate | None:

@@ -24,11 +24,11 @@ async function unpack(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
-/* Text as it is, with what cannot be seen made visible: control characters, and those that turn the direction of others. */
+/* Text as it is, with what cannot be seen made visible: control characters, and those that turn the direction of others. As text.py. */
 function visible(text) {
   return text
     .replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
-    .replace(/[\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => `⟨U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+    .replace(/[\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g, (c) => `⟨U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 }
 
 function number(value) {
@@ -43,17 +43,17 @@ function drawHeadlines() {
     make("div", { class: "headline" },
       make("p", { class: "sentence" }, visible(headline.sentence)),
       headline.figures.length ? make("dl", {}, ...headline.figures.map((figure) =>
-        make("div", {}, make("dt", {}, figure.label), make("dd", {}, make("strong", {}, figure.value), make("span", {}, figure.detail))))) : null,
+        make("div", {}, make("dt", {}, visible(figure.label)), make("dd", {}, make("strong", {}, figure.value), make("span", {}, visible(figure.detail)))))) : null,
       headline.how.length ? make("p", { class: "how" }, `${headline.how.join("; ")}.`) : null)));
   document.getElementById("footer").textContent =
     `Made ${report.made} by counterpoint ${report.counterpoint ?? ""}. This file holds everything that it shows and asks for nothing else.`;
 }
 
 function drawState(words) {
-  const running = report.runs.filter((run) => run.status === "running"), failed = report.runs.filter((run) => run.status === "failed");
+  const runs = report?.runs ?? [], running = runs.filter((run) => run.status === "running"), failed = runs.filter((run) => run.status === "failed" || run.status === "died");
   const state = document.getElementById("state");
   state.className = failed.length ? "failed" : running.length ? "running" : "";
-  const each = [...failed.map((run) => `${run.name} failed at step ${run.steps + 1}`),
+  const each = [...failed.map((run) => run.status === "died" ? `${run.name} died after step ${run.steps}` : `${run.name} failed at step ${run.steps + 1}`),
     ...running.map((run) => `${run.name}: step ${run.steps}${run.planned ? ` of ${run.planned}` : ""}`)];
   const told = words || each.join(", ") || (live ? "finished" : "");
   if (state.textContent !== told) state.textContent = told;
@@ -68,12 +68,13 @@ function parts() {
 
 function drawTabs() {
   const names = parts(), bar = document.getElementById("tabs"), panels = document.getElementById("panels");
-  if (bar.dataset.names === names.join()) return;
+  if (bar.dataset.names === names.join()) return Promise.resolve();
   bar.dataset.names = names.join();
   for (const name of names) {
     if (panels.querySelector(`[data-tab=${name}]`)) continue;
-    panels.append(make("section", { id: `panel-${name}`, "data-tab": name, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true },
-      make("h2", {}, TABS[name])));
+    const next = Object.keys(TABS).slice(Object.keys(TABS).indexOf(name)).map((later) => document.getElementById(`panel-${later}`)).find(Boolean);
+    panels.insertBefore(make("section", { id: `panel-${name}`, "data-tab": name, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true },
+      make("h2", {}, TABS[name])), next ?? null);
     stale.add(name);
   }
   bar.replaceChildren(...names.map((name) =>
@@ -86,7 +87,7 @@ function drawTabs() {
     show(names[(to + names.length) % names.length]);
     document.getElementById(`tab-${shown}`).focus();
   };
-  show(names.includes(shown) ? shown : names.includes(location.hash.slice(1)) ? location.hash.slice(1) : names[0]);
+  return show(names.includes(shown) ? shown : names.includes(location.hash.slice(1)) ? location.hash.slice(1) : names[0]);
 }
 
 function show(name) {
@@ -97,6 +98,7 @@ function show(name) {
   }
   for (const panel of document.querySelectorAll("[role=tabpanel]")) panel.hidden = panel.dataset.tab !== name;
   try { history.replaceState(null, "", `#${name}`); } catch { /* a file opened where that is not allowed */ }
+  window.dispatchEvent(new Event("resize")); /* a chart that was hidden when the window changed has no width */
   return fillPanel(name);
 }
 
@@ -145,10 +147,12 @@ function figureOf(chart, drawing) {
   return held.figure;
 }
 
+function specOf(held) {
+  return { ...structuredClone(held.chart.spec), data: { name: "rows", values: held.rows() } };
+}
+
 async function draw(held) {
-  const spec = structuredClone(held.chart.spec);
-  spec.data = { name: "rows", values: held.rows() };
-  const drawn = await vegaEmbed(held.place, spec, { actions: false, renderer: "svg", logLevel: 1, /* errors only: an axis without points is none */ tooltip: { theme: "custom", sanitize: (value) => escaped(visible(String(value))) } });
+  const drawn = await vegaEmbed(held.place, specOf(held), { actions: false, renderer: "svg", logLevel: 1, /* errors only: an axis without points is none */ tooltip: { theme: "custom", sanitize: (value) => escaped(visible(String(value))) } });
   held.view = drawn.view;
   held.place.querySelector("svg")?.setAttribute("aria-hidden", "true");
   if (held.chart.lines) readable(held);
@@ -257,6 +261,7 @@ function selectOf(values, chosen, on) {
 const browse = { run: 0, filter: "all", words: "", question: null };
 
 function drawSamples(panel) {
+  const back = placeIn(panel);
   panel.querySelector(".browser")?.remove();
   const set = report.samples[browse.run] ?? report.samples[0];
   const filters = set.source === "evaluation" ? ["all", "right", "wrong", ...(set.before ? ["changed"] : [])] : ["all"];
@@ -283,7 +288,23 @@ function drawSamples(panel) {
       set.source === "training" ? make("span", { class: "note" }, "said in training; there is no evaluation yet") : null),
     list, detail));
   refill();
+  back(list);
   return Promise.resolve();
+}
+
+/* Where the reader is in the samples: what has the focus and how far the list is scrolled. Returns what leads back there. */
+function placeIn(panel) {
+  const old = panel.querySelector(".questions"), focus = panel.contains(document.activeElement) ? document.activeElement : null;
+  const top = old?.scrollTop ?? 0, ends = focus?.type === "search" ? [focus.selectionStart, focus.selectionEnd] : null;
+  const same = !focus ? null : focus.closest("li") ? `[data-question="${CSS.escape(focus.dataset.question)}"]`
+    : `${focus.tagName.toLowerCase()}${focus.value && focus.type === "radio" ? `[value=${focus.value}]` : focus.type === "search" ? "[type=search]" : ""}`;
+  return (list) => {
+    while (top > list.scrollHeight - list.clientHeight && list.onscroll(true));
+    list.scrollTop = top;
+    const found = same && panel.querySelector(`.browser ${same}`);
+    found?.focus({ preventScroll: true });
+    if (ends) found?.setSelectionRange(...ends);
+  };
 }
 
 const rightOf = (set, asked, system) => asked.rows.filter((row) => set.systems[row[0]] === system && row[1] != null).map((row) => row[1]);
@@ -291,7 +312,7 @@ const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.
 
 function kept(set, asked) {
   const words = browse.words.toLowerCase();
-  if (words && !`${asked.text}\n${asked.reference}\n${asked.rows.map((row) => row[3]).join("\n")}`.toLowerCase().includes(words)) return false;
+  if (words && !`${asked.text}\n${asked.reference}\n${asked.rows.map((row) => `${row[2]}\n${row[3]}`).join("\n")}`.toLowerCase().includes(words)) return false;
   const now = rightOf(set, asked, set.subject), then = rightOf(set, asked, set.before);
   if (browse.filter === "right") return now.length > 0 && now.every((reward) => reward >= 1);
   if (browse.filter === "wrong") return now.some((reward) => reward < 1);
@@ -308,20 +329,20 @@ function markOf(rewards) {
 }
 
 function listInto(list, set, found, choose) {
-  const items = found.map((asked) => asked);
   let filled = 0;
   const more = () => {
-    const next = items.slice(filled, filled += 200).map((asked) => make("li", {}, make("button", { type: "button", "aria-current": asked.id === browse.question, onclick: (event) => {
+    const next = found.slice(filled, filled += 200).map((asked) => make("li", {}, make("button", { type: "button", "data-question": asked.id, "aria-current": asked.id === browse.question, onclick: (event) => {
       for (const other of list.querySelectorAll("[aria-current=true]")) other.setAttribute("aria-current", false);
       event.currentTarget.setAttribute("aria-current", true);
       choose(asked);
     } }, set.subject ? markOf(rightOf(set, asked, set.subject)) : "", make("span", { dir: "auto" }, visible(asked.text.slice(0, 200))))));
     list.append(...next);
+    return next.length > 0;
   };
   list.replaceChildren();
   list.scrollTop = 0;
   more();
-  list.onscroll = () => { if (filled < items.length && list.scrollTop + list.clientHeight > list.scrollHeight - 400) more(); };
+  list.onscroll = (all) => (all === true || list.scrollTop + list.clientHeight > list.scrollHeight - 400) && more();
   list.onkeydown = (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key], item = document.activeElement.closest("li");
     if (!step || !item) return;
@@ -425,7 +446,7 @@ async function update(next) {
   drawHeadlines();
   drawState();
   for (const name of parts()) stale.add(name);
-  drawTabs();
+  await drawTabs();
   await fillPanel(shown);
 }
 
@@ -441,10 +462,36 @@ async function watch() {
   }
 }
 
-window.addEventListener("beforeprint", () => { for (const name of parts()) if (name !== "samples") fillPanel(name); });
+/* Paper has no tabs. What was not drawn yet is drawn for it at once, which vegaEmbed cannot, and taken out again. */
+let forPaper = [];
+window.addEventListener("beforeprint", () => {
+  for (const panel of document.querySelectorAll("[role=tabpanel][hidden]:not([data-tab=samples])")) {
+    const name = panel.dataset.tab;
+    if (name === "runs") { fillPanel(name); continue; }
+    const grid = make("div", { class: "charts" });
+    panel.hidden = false;
+    panel.append(grid);
+    for (const chart of report.charts.filter((chart) => chart.section === name && !views[chart.id])) {
+      const figure = figureOf(chart, ""), held = views[chart.id];
+      grid.append(figure);
+      const spec = { ...specOf(held), width: held.place.clientWidth };
+      new vega.View(vega.parse(vegaLite.compile(spec).spec), { renderer: "svg", logLevel: 1 }).initialize(held.place).run();
+    }
+    forPaper.push({ panel, grid });
+  }
+});
+window.addEventListener("afterprint", () => {
+  for (const { panel, grid } of forPaper) {
+    panel.hidden = panel.dataset.tab !== shown;
+    for (const figure of grid.children) delete views[figure.id.slice("chart-".length)];
+    grid.remove();
+  }
+  forPaper = [];
+});
+
 window.ready = unpack(packed.textContent).then(async (found) => {
   packed.remove();
   await update(found);
   document.documentElement.dataset.ready = "true";
   if (live) watch();
-});
+}).catch((error) => { drawState(`this browser cannot show the report: ${error.message}`); throw error; });

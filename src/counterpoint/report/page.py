@@ -14,6 +14,7 @@ from counterpoint.errors import ConfigError
 from counterpoint.files import write_bytes, write_text
 from counterpoint.report.charts import COLOURS, LIGHT, Chart, complete
 from counterpoint.report.document import Document
+from counterpoint.report.text import visible
 
 LIMIT = 5_000_000
 """Bytes of a report."""
@@ -37,7 +38,7 @@ def page(document: Document, charts: Sequence[Chart], live: bool = False) -> str
     return fill(
         parts["page.html"],
         {
-            "title": html.escape(document["title"]),
+            "title": html.escape(visible(document["title"])),
             "headlines": static_headlines(document),
             "style": parts["page.css"],
             "library": library,
@@ -86,16 +87,19 @@ def finite(value: Any) -> Any:
 
 def static_headlines(document: Document) -> str:
     """The answer as markup, for readers without scripts and previews."""
+
+    def plain(text: str) -> str:
+        return html.escape(visible(text))
+
     parts = []
     for headline in document["headlines"]:
         figures = "".join(
-            f"<div><dt>{html.escape(f['label'])}</dt><dd><strong>{html.escape(f['value'])}</strong>"
-            f"<span>{html.escape(f['detail'])}</span></dd></div>"
+            f"<div><dt>{plain(f['label'])}</dt><dd><strong>{plain(f['value'])}</strong><span>{plain(f['detail'])}</span></dd></div>"
             for f in headline["figures"]
         )
-        how = "; ".join(html.escape(line) for line in headline["how"])
+        how = "; ".join(map(plain, headline["how"]))
         parts.append(
-            f"<div class=headline><p class=sentence>{html.escape(headline['sentence'])}</p>"
+            f"<div class=headline><p class=sentence>{plain(headline['sentence'])}</p>"
             + (f"<dl>{figures}</dl>" if figures else "")
             + (f"<p class=how>{how}.</p>" if how else "")
             + "</div>"
@@ -128,7 +132,7 @@ def library() -> Any:
 
 
 def draw_figures(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """Every chart as PNG and SVG, on white, with its legend; and its numbers as CSV. Returns the files."""
+    """Every chart as PNG and SVG, on white, with its legend. Returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for chart in charts:
@@ -137,11 +141,21 @@ def draw_figures(charts: Sequence[Chart], folder: Path) -> list[Path]:
             rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
             spec["data"] = {"name": "rows", "values": finite(rows)}
             spec["background"] = "white"
+            spec = drawable_text(spec)
             file = folder / f"{chart.id}{part}"
             write_text(file.with_suffix(".svg"), library().vegalite_to_svg(spec))
             write_bytes(file.with_suffix(".png"), library().vegalite_to_png(spec, scale=2))
             written += [file.with_suffix(".svg"), file.with_suffix(".png")]
     return written
+
+
+def drawable_text(value: Any) -> Any:
+    """`value` with nothing in its texts that XML has no character for, as models may write it."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {key: drawable_text(item) for key, item in value.items()}
+    return [drawable_text(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def parts_of(chart: Chart) -> list[tuple[dict[str, list[Any]], str]]:

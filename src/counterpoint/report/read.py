@@ -1,8 +1,12 @@
 """A run directory as it stands: whole, half done, failed or damaged. What is missing is named, and nothing is guessed."""
 
 import json
+import os
+import platform
+import re
+import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,13 @@ from counterpoint.evaluate.run import SAMPLES as EVALUATION_SAMPLES
 from counterpoint.run import CONFIG, INFO, METRICS, PROBES, SAMPLES, STATUS, SUMMARY
 
 Record = dict[str, Any]
+Fields = Mapping[str, type]
+"""What a line must have to be used, and of which type."""
+
+OF_METRICS: Fields = {"step": int}
+OF_SAMPLES: Fields = {"step": int, "question": str}
+OF_PROBES: Fields = {"step": int, "question": str, "signal": str}
+OF_EVALUATION: Fields = {"question": str, "system": str, "response": str}
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class RunFiles:
     probes: list[Record]
     evaluation: Evaluation | None
     evaluation_samples: list[Record]
+    died: bool = False
+    """Its process is gone, and has not said how the run ended."""
     missing: list[str] = field(default_factory=list)
     """What is not there, or damaged, in words for the reader."""
 
@@ -45,12 +58,12 @@ class RunFiles:
     @property
     def planned(self) -> int | None:
         """Steps of the recipe."""
-        return self.recipe.get("run", {}).get("steps")
+        return as_record(self.recipe.get("run")).get("steps")
 
     @property
     def state(self) -> str:
-        """running, stopped, failed or finished."""
-        return str(self.status.get("status", "unknown"))
+        """running, stopped, failed, finished, or died: it was running, and its process is gone."""
+        return "died" if self.died else str(self.status.get("status", "unknown"))
 
 
 def read_run(directory: str | Path) -> RunFiles:
@@ -75,39 +88,42 @@ def read_run(directory: str | Path) -> RunFiles:
         if file is None:
             return None
         try:
-            return parse(file.read_text(encoding="utf-8", errors="replace"))
-        except (ValueError, RunError) as error:
+            return parse(file.read_bytes().decode("utf-8", "replace"))
+        except (ValueError, RunError, RecursionError) as error:
             missing.append(f"{name} is damaged: {error}")
-            return None
+        except OSError as error:
+            missing.append(f"{name} cannot be read: {error.strerror}")
+        return None
 
-    def lines(name: str, needed: bool, wanted: Iterable[str], then: str = "") -> list[Record]:
+    def lines(name: str, needed: bool, wanted: Fields, then: str = "") -> list[Record]:
         file = found(name, needed, then)
         records, problems = lines_of(file, wanted) if file else ([], [])
         missing.extend(problems)
         return records
 
-    info = as_record(parsed(INFO, json.loads, is_run))
+    info = parsed(INFO, record_in, is_run) or {}
     kind = str(info.get("kind", "unknown")) if is_run else "evaluation"
     recipe_text = parsed(CONFIG, str, is_run) or ""
-    recipe = as_record(parsed(CONFIG, tomllib.loads, False))
-    status = as_record(parsed(STATUS, json.loads, is_run))
+    recipe = parsed(CONFIG, tables_in, False) or {}
+    status = parsed(STATUS, record_in, is_run) or {}
     ended = status.get("status") == "finished"
     measured = kind in ("duet", "dqo", "evaluation")
     again = f"; `counterpoint eval {directory}` makes it" if ended else " until the run has ended and is evaluated"
     return RunFiles(
         directory=directory,
-        name=str(recipe.get("run", {}).get("name") or directory.resolve().name),
+        name=str(as_record(recipe.get("run")).get("name") or directory.resolve().name),
         kind=kind,
         recipe=recipe,
         recipe_text=recipe_text,
         info=info,
         status=status,
-        summary=as_record(parsed(SUMMARY, json.loads, ended)),
-        metrics=lines(METRICS, is_run, ("step",), ": no step has ended"),
-        samples=lines(SAMPLES, False, ("step", "question")),
-        probes=lines(PROBES, False, ("step", "question", "signal")),
-        evaluation=parsed(EVALUATION, Evaluation.from_json, measured, again),
-        evaluation_samples=lines(EVALUATION_SAMPLES, False, ("question", "system", "response")),
+        summary=parsed(SUMMARY, record_in, ended) or {},
+        metrics=lines(METRICS, is_run, OF_METRICS, ": no step has ended"),
+        samples=lines(SAMPLES, False, OF_SAMPLES),
+        probes=lines(PROBES, False, OF_PROBES),
+        evaluation=parsed(EVALUATION, evaluation_in, measured, again),
+        evaluation_samples=lines(EVALUATION_SAMPLES, False, OF_EVALUATION),
+        died=has_died(directory),
         missing=missing,
     )
 
@@ -116,21 +132,52 @@ def as_record(value: Any) -> Record:
     return value if isinstance(value, dict) else {}
 
 
-def lines_of(file: Path, wanted: Iterable[str]) -> tuple[list[Record], list[str]]:
+def record_in(text: str) -> Record:
+    """A JSON object. Raises `ValueError`."""
+    value = json.loads(without_halves(text))
+    if not isinstance(value, dict):
+        raise ValueError("it is no object")
+    return value
+
+
+def tables_in(text: str) -> Record:
+    """TOML that has nothing outside tables, as a recipe. Raises `ValueError`."""
+    tables = tomllib.loads(text)
+    if not all(isinstance(table, dict) for table in tables.values()):
+        raise ValueError("a recipe consists of tables")
+    return tables
+
+
+def evaluation_in(text: str) -> Evaluation:
+    return Evaluation.from_json(without_halves(text))
+
+
+def without_halves(text: str) -> str:
+    """JSON with U+FFFD for every escape of half a character (a lone surrogate), which could not be written again."""
+    if "\\ud" not in text.lower():
+        return text
+    pieces = r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F].."
+    return re.sub(pieces, lambda found: r"\ufffd" if len(found[0]) == 6 else found[0], text)
+
+
+def lines_of(file: Path, wanted: Fields) -> tuple[list[Record], list[str]]:
     """The records of a JSONL file that have the `wanted` fields, and what is wrong with the others, in words."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return [], [f"{file.name} cannot be read: {error.strerror}"]
     records: list[Record] = []
     damaged: list[int] = []
-    wanted, unfinished = tuple(wanted), False
-    content = file.read_bytes()
+    unfinished = False
     lines = content.split(b"\n")
     last = len(lines) if lines[-1] else len(lines) - 1
     for number, line in enumerate(lines[:last], 1):
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or any(name not in record for name in wanted):
+            record = json.loads(without_halves(line.decode()))
+            if not isinstance(record, dict) or not all(type(record.get(name)) is kind for name, kind in wanted.items()):
                 raise ValueError
             records.append(record)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == last and not content.endswith(b"\n"):
                 unfinished = True
             else:
@@ -140,3 +187,35 @@ def lines_of(file: Path, wanted: Iterable[str]) -> tuple[list[Record], list[str]
         shown = ", ".join(map(str, damaged[:5])) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
         problems.append(f"{file.name}: damaged and left out: line {shown}")
     return records, problems
+
+
+def has_died(directory: Path) -> bool:
+    """Whether a run that says that it is running cannot be: its process was on this machine, and is gone.
+
+    A run of another machine, or one that did not say where it runs, is believed. So it is on Windows, where to ask for a
+    process as is done here is to end it.
+    """
+    try:
+        status = record_in((directory / STATUS).read_text("utf-8", "replace"))
+    except (OSError, ValueError, RecursionError):
+        return False  # what is wrong with the file is said where it is read for all else
+    process = status.get("process")
+    if status.get("status") != "running" or status.get("machine") != platform.node() or sys.platform == "win32":
+        return False
+    if not isinstance(process, int) or process < 1:
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return is_zombie(process)
+
+
+def is_zombie(process: int) -> bool:
+    """Whether a process has ended and nobody has asked how; False where the system does not say."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False

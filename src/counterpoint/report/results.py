@@ -9,16 +9,19 @@ import torch
 from counterpoint.dqo.embed import Embedder
 from counterpoint.evaluate.metrics import Estimate, estimate_of, pass_at_k_Q
 from counterpoint.evaluate.results import Result
-from counterpoint.evaluate.run import START, TRAINED_PAIR
+from counterpoint.evaluate.run import REFERENCE, START, TRAINED_PAIR
 from counterpoint.report.charts import Chart, lines, plane, points, series_of, steps
 from counterpoint.report.groups import Groups
-from counterpoint.report.measured import Measured, is_pair, systems_of
+from counterpoint.report.measured import Measured, Part, is_pair, parts_of, systems_of
 from counterpoint.report.read import Record, RunFiles
 from counterpoint.report.series import Columns, rounded, stacked
+from counterpoint.report.text import cut
 
 BINS = 30
 QUESTIONS = 24
 """Questions whose responses are shown in the plane."""
+LABEL = 400
+"""Characters of a response that are shown beside its point."""
 BEFORE = "untrained pair"
 
 
@@ -26,7 +29,8 @@ def result_charts(groups: Groups, runs: Sequence[RunFiles], embedder: Embedder) 
     """What there is to draw of the evaluations of `runs`."""
     pairs = [run for run in runs if is_pair(run.evaluation)]
     policies = [run for run in runs if run.evaluation is not None and not is_pair(run.evaluation)]
-    charts = []
+    parts = parts_of(groups, runs)
+    charts: list[Chart | None] = []
     if pairs:
         of_pairs = systems_of(groups, pairs)
         charts.append(
@@ -35,7 +39,7 @@ def result_charts(groups: Groups, runs: Sequence[RunFiles], embedder: Embedder) 
                 lambda result: result.capable_output_tokens,
             )
         )  # fmt: skip
-        charts += [chart for run in pairs[:1] if (chart := lengths_chart(run))]
+        charts.append(lengths_chart(pairs[0]))
     if policies:
         systems = systems_of(groups, policies)
         counted = any("different_correct" in result.diversity for system in systems for result in system.results)
@@ -48,8 +52,9 @@ def result_charts(groups: Groups, runs: Sequence[RunFiles], embedder: Embedder) 
                 lambda result: result.diversity.get(measure),
             )
         )  # fmt: skip
-    charts += [chart for chart in (pass_chart(groups, runs), plane_chart(policies[:1], embedder)) if chart]
-    return charts
+    charts.append(pass_chart(groups, parts))
+    charts.append(plane_chart([part for part in parts if not is_pair(part.run.evaluation)], embedder))
+    return [chart for chart in charts if chart]
 
 
 def quality_chart(
@@ -59,8 +64,8 @@ def quality_chart(
     x_title: str,
     y_title: str,
     across: Callable[[Result], Estimate | float | None],
-) -> Chart:
-    """Each system a point with its intervals."""
+) -> Chart | None:
+    """Each system a point with its intervals; None where none has both measures."""
     styles = series_of([""], [system.name for system in systems])
     columns: Columns = {name: [] for name in ("series", "x", "y", "x_low", "x_high", "y_low", "y_high")}
     for system in systems:
@@ -71,6 +76,8 @@ def quality_chart(
         for name, value in zip(columns, row, strict=True):
             columns[name].append(value)
     series = [styles["", system.name] for system in systems if system.name in columns["series"]]
+    if not series:
+        return None
     seeds = max(len(system.results) for system in systems)
     note = f"medians and ranges over {seeds} seeds" if seeds > 1 else "with 95 % intervals over questions"
     return Chart(
@@ -121,20 +128,20 @@ def signal_lengths(samples: Sequence[Record], system: str) -> list[int]:
     ]
 
 
-def pass_chart(groups: Groups, runs: Sequence[RunFiles]) -> Chart | None:
+def pass_chart(groups: Groups, parts: Sequence[Part]) -> Chart | None:
     """pass@k for every k up to the number of samples, of what was trained and what it started from."""
-    group_of_run = {run.name: group for group, members in groups.items() for run in members}
     curves: dict[str, list[dict[int, Estimate]]] = {}
-    for run in runs:
-        rewards: dict[str, dict[str, list[float]]] = {}
-        for row in run.evaluation_samples:
-            if isinstance(row.get("correct"), int | float):
-                rewards.setdefault(row["system"], {}).setdefault(row["question"], []).append(float(row["correct"]))
-        for system, by_question in rewards.items():
-            samples = min(map(len, by_question.values()))
-            if samples > 2 and system in {START, TRAINED_PAIR, BEFORE, "M alone"} | set(group_of_run):
-                curve = {k: estimate_of(pass_at_k_Q(list(by_question.values()), k)) for k in range(1, samples + 1)}
-                curves.setdefault(group_of_run.get(system, system), []).append(curve)
+    for part in parts:
+        if part.system not in (START, TRAINED_PAIR, BEFORE, REFERENCE) and part.name not in groups:
+            continue
+        rewards: dict[str, list[float]] = {}
+        for row in part.run.evaluation_samples:
+            if row["system"] == part.system and isinstance(row.get("correct"), int | float):
+                rewards.setdefault(row["question"], []).append(float(row["correct"]))
+        samples = min(map(len, rewards.values()), default=0)
+        if samples > 2:
+            curve = {k: estimate_of(pass_at_k_Q(list(rewards.values()), k)) for k in range(1, samples + 1)}
+            curves.setdefault(part.name, []).append(curve)
     if not curves:
         return None
     styles = series_of([""], list(curves))
@@ -154,7 +161,6 @@ def pass_chart(groups: Groups, runs: Sequence[RunFiles]) -> Chart | None:
         id="pass_at_k", section="result", title="pass@k: at least one of k samples is right",
         what=f"pass@k over k: {', '.join(curves)}", series=series, columns=rounded(stacked(tables)),
         spec=lines("k", "k", "pass@k", series, band=True, percent=True), x="k", lines=True,
-
         notes=["estimated without bias", f"median and range of {seeds} seeds" if seeds > 1 else "bands: 95 % over questions"],
     )  # fmt: skip
 
@@ -163,36 +169,49 @@ def _range(values: Sequence[float]) -> Estimate:
     return Estimate(float(np.median(values)), min(values), max(values))
 
 
-def plane_chart(runs: Sequence[RunFiles], embedder: Embedder) -> Chart | None:
-    """The responses to a question as points, by the first two principal components of their embeddings."""
-    rows = [row for run in runs for row in run.evaluation_samples]
-    systems = list(dict.fromkeys(row["system"] for row in rows))
-    questions = list(dict.fromkeys(row["question"] for row in rows))[:QUESTIONS]
+def plane_chart(parts: Sequence[Part], embedder: Embedder) -> Chart | None:
+    """The responses to a question as points, by the first two principal components of their embeddings.
+
+    Of seeds the first is shown. A text is cut to what can be read beside a point.
+    """
+    first: dict[str, Part] = {}
+    for part in parts:
+        first.setdefault(part.name, part)
+    said: dict[str, dict[str, list[Record]]] = {}
+    for name, part in first.items():
+        for row in part.run.evaluation_samples:
+            if row["system"] == part.system:
+                said.setdefault(row["question"], {}).setdefault(name, []).append(row)
+    questions = list(said)[:QUESTIONS]
     if not questions:
         return None
     columns: Columns = {name: [] for name in ("question", "series", "x", "y", "response", "reward", "right", "times")}
     for question in questions:
-        its = [row for row in rows if row["question"] == question]
-        texts = list(dict.fromkeys(str(row["response"]) for row in its))
+        texts = list(dict.fromkeys(row["response"] for rows in said[question].values() for row in rows))
         places = dict(zip(texts, principal_components(embedder(texts).vectors).tolist(), strict=True))
-        for system in systems:
-            said: dict[str, list[float | None]] = {}
-            for row in its:
-                if row["system"] == system:
-                    said.setdefault(str(row["response"]), []).append(row.get("correct"))
-            for text, rewards in said.items():
+        for name, rows in said[question].items():
+            for text, its in by_response(rows).items():
                 x, y = places[text]
-                values = (question, system, x, y, text, rewards[0], rewards[0] == 1, len(rewards))
-                for name, value in zip(columns, values, strict=True):
-                    columns[name].append(value)
-    styles = series_of([""], systems)
-    series = [styles["", system] for system in systems]
+                values = (question, name, x, y, cut(text, LABEL), its[0], its[0] == 1, len(its))
+                for column, value in zip(columns, values, strict=True):
+                    columns[column].append(value)
+    styles = series_of([""], list(first))
+    series = [styles["", name] for name in first if name in columns["series"]]
+    seeds = ["of seeds the first"] if len(parts) > len(first) else []
     return Chart(
         id="plane", section="answers", title="The responses to a question, in a plane",
         what="Responses by the principal components of their embeddings; filled where right, larger where several are the same",
         series=series, columns=rounded(columns), spec=plane(series), x="x", lines=False, choose="question",
-        notes=["filled: right", "larger: the same response several times", f"the first {len(questions)} questions"],
+        notes=["filled: right", "larger: the same response several times", f"the first {len(questions)} questions", *seeds],
     )  # fmt: skip
+
+
+def by_response(rows: Sequence[Record]) -> dict[str, list[float | None]]:
+    """The rewards of each text."""
+    found: dict[str, list[float | None]] = {}
+    for row in rows:
+        found.setdefault(row["response"], []).append(row.get("correct"))
+    return found
 
 
 def principal_components(vectors_N_D: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,10 @@ from typing import Any
 from counterpoint.evaluate.run import START, TRAINED_PAIR
 from counterpoint.report.read import Record, RunFiles
 from counterpoint.report.results import BEFORE
+from counterpoint.report.text import cut
+
+LONGEST = 20_000
+"""Characters of a text. One that a model did not end would take the room of all others, and nobody reads on; it says so."""
 
 Row = list[Any]
 """[index of the system, reward or None, signal, response, M's output tokens or None]."""
@@ -54,14 +58,14 @@ def of_evaluation(run: RunFiles) -> SampleSet | None:
     place = {system: i for i, system in enumerate(systems)}
     questions: dict[str, Asked] = {}
     for row in rows:
-        id = str(row["question"])
-        asked = questions.setdefault(id, Asked(id, str(row.get("text") or id), str(row.get("reference") or "")))
+        id = row["question"]
+        asked = questions.setdefault(id, Asked(id, text_in(row, "text") or id, text_in(row, "reference")))
         asked.rows.append(
             [
                 place[str(row["system"])],
                 row.get("correct"),
-                str(row.get("signal") or ""),
-                str(row["response"]),
+                text_in(row, "signal"),
+                text_in(row, "response"),
                 row.get("capable_output_tokens"),
             ]
         )
@@ -76,19 +80,19 @@ def of_training(run: RunFiles) -> SampleSet | None:
     """What was said in the step that each question was in; and the probes, if there are any."""
     if not run.samples and not run.probes:
         return None
-    steps = sorted({int(row["step"]) for row in run.samples})
+    steps = sorted({row["step"] for row in run.samples})
     place = {step: i for i, step in enumerate(steps)}
     questions: dict[str, Asked] = {}
     add_probes(questions, run.probes)
     for row in run.samples:
         id = f"{row['question']} at step {row['step']}"
-        asked = questions.setdefault(id, Asked(id, str(row.get("text") or row["question"]), str(row.get("reference") or "")))
-        said = row.get("answers") or row.get("responses") or []
-        rewards = row.get("rewards") or []
+        asked = questions.setdefault(id, Asked(id, text_in(row, "text") or row["question"], text_in(row, "reference")))
+        said = as_list(row.get("answers") or row.get("responses"))
+        rewards = as_list(row.get("rewards"))
         for i, response in enumerate(said):
             reward = rewards[i] if i < len(rewards) else None
             asked.rows.append(
-                [place[int(row["step"])], reward, str(row.get("signal") or ""), str(response), row.get("signal_tokens")]
+                [place[row["step"]], reward, text_in(row, "signal"), cut(str(response), LONGEST), row.get("signal_tokens")]
             )
     return SampleSet(run.name, "training", [f"step {step}" for step in steps], list(questions.values()), "", "")
 
@@ -96,7 +100,21 @@ def of_training(run: RunFiles) -> SampleSet | None:
 def add_probes(questions: dict[str, Asked], probes: Sequence[Record]) -> None:
     """Put each probe to its question, which may not have been asked otherwise."""
     for probe in probes:
-        id = str(probe["question"])
+        id = probe["question"]
         asked = questions.setdefault(id, Asked(id, id, ""))
-        asked.text, asked.reference = str(probe.get("text") or asked.text), str(probe.get("reference") or asked.reference)
-        asked.probes.append({name: value for name, value in probe.items() if name not in ("question", "text", "reference")})
+        asked.text, asked.reference = text_in(probe, "text") or asked.text, text_in(probe, "reference") or asked.reference
+        said = {name: text_in(probe, name) for name in ("signal", "aided", "unaided") if probe.get(name) is not None}
+        asked.probes.append({name: probe.get(name) for name in PROBED} | said)
+
+
+PROBED = ("step", "signal_tokens", "aided_reward", "unaided_reward")
+
+
+def text_in(row: Record, name: str) -> str:
+    """A text of a row, cut if it is endless; empty without one."""
+    value = row.get(name)
+    return "" if value is None else cut(str(value), LONGEST)
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

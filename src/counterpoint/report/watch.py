@@ -3,41 +3,53 @@
 import hashlib
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from counterpoint.errors import CounterpointError, RunError
+from counterpoint.report.charts import Chart
 from counterpoint.report.document import Document, document_of
 from counterpoint.report.headline import Headline
 from counterpoint.report.page import LIMIT, drawable, fitted, page
-from counterpoint.report.read import read_run
+from counterpoint.report.read import has_died, read_run
 
 HOST = "127.0.0.1"
 
 
 class Watched:
-    """The runs' report as it is now; made again only when a file of theirs has changed."""
+    """The runs' report as it is now; made again only when a file of theirs has changed, or one of them has died."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self.directories = list(directories)
         self._lock = threading.Lock()
         self._state: object = None
-        self._page = self._packed = self.tag = ""
+        self._report: tuple[Document, list[Chart]] = waiting(directories, ""), []
+        self._packed = self._tag = ""
 
-    def now(self) -> tuple[str, str, str]:
-        """(the page, the packed report, its tag)."""
+    def packed(self) -> tuple[str, str]:
+        """The packed report and its tag."""
         with self._lock:
-            state = [(file, changed(file)) for directory in self.directories for file in watched_files(directory)]
-            if state != self._state:
-                document, charts = self._read()
-                self._packed = fitted(drawable(document, charts), LIMIT)
-                self._page = page(document, charts, live=True)
-                # what it is made of, not when
-                self.tag = f'"{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
-                self._state = state
-            return self._page, self._packed, self.tag
+            self._look()
+            return self._packed, self._tag
 
-    def _read(self):
+    def page(self) -> tuple[str, str]:
+        """The page with the report in it, and its tag."""
+        with self._lock:
+            self._look()
+            return page(*self._report, live=True), self._tag
+
+    def _look(self) -> None:
+        files = [(file, changed(file)) for directory in self.directories for file in watched_files(directory)]
+        state = files, [has_died(directory) for directory in self.directories]
+        if state != self._state:
+            self._report = self._read()
+            self._packed = fitted(drawable(*self._report), LIMIT)
+            # what it is made of, not when
+            self._tag = f'"{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
+            self._state = state
+
+    def _read(self) -> tuple[Document, list[Chart]]:
         """The report; of a run that has not begun, or cannot be read now, one that says so."""
         try:
             return document_of([read_run(directory) for directory in self.directories])
@@ -75,14 +87,13 @@ def server_of(watched: Watched, port: int) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             # another site's page that points its name at this machine is not answered
-            if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
+            if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
                 return self.send_error(403, "ask for this page at 127.0.0.1 or localhost")
             if self.path not in ("/", "/report"):
                 return self.send_error(404)
-            html, packed, tag = watched.now()
+            body, tag = watched.page() if self.path == "/" else watched.packed()
             if self.path == "/report" and self.headers.get("If-None-Match") == tag:
                 return self.answer(304, b"", tag)
-            body = html if self.path == "/" else packed
             self.answer(200, body.encode(), tag)
 
         def answer(self, status: int, body: bytes, tag: str) -> None:
@@ -91,18 +102,18 @@ def server_of(watched: Watched, port: int) -> ThreadingHTTPServer:
             self.send_header("Content-Length", str(len(body)))
             self.send_header("ETag", tag)
             self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # the page was closed meanwhile
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             """Nothing: a line for every look at the run would bury what is said below."""
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
-    except OSError as error:
-        raise RunError(
-            f"cannot listen on {HOST}:{port}: {error.strerror}. Choose another with --port, or 0 for a free one"
-        ) from error
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "a port is a number up to 65535"
+        raise RunError(f"cannot listen on {HOST}:{port}: {why}. Choose another with --port, or 0 for a free one") from error
 
 
 def watch(directories: Sequence[Path], port: int) -> None:
