@@ -202,15 +202,15 @@ def shape_of(series: Sequence[Series]) -> Spec:
 def series_of(groups: Sequence[str], measures: Sequence[str]) -> dict[tuple[str, str], Series]:
     """A series for each group and measure. A name says only what is not the same in all.
 
-    Of several groups each has its colour, in every chart the same, and its dash and shape where there is one measure.
+    Of several groups each has its colour, in every chart the same. No two series have one dash and shape while there are enough.
     """
     found: dict[tuple[str, str], Series] = {}
     for i, group in enumerate(groups):
         for j, measure in enumerate(measures):
             parts = [*([measure] if len(measures) > 1 or len(groups) == 1 else []), *([group] if len(groups) > 1 else [])]
-            colour, style = (i, i if len(measures) == 1 else j) if len(groups) > 1 else (j, j)
+            colour, style = (i if len(groups) > 1 else j), i * len(measures) + j
             # past the palette's end the colours begin again, and styles must not
-            found[group, measure] = Series(" · ".join(parts), colour, style + style // COLOURS)
+            found[group, measure] = Series(" · ".join(parts), colour, style + colour // COLOURS)
     return found
 
 

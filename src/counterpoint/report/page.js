@@ -96,16 +96,20 @@ function show(name) {
     tab.setAttribute("aria-selected", tab.dataset.tab === name);
     tab.tabIndex = tab.dataset.tab === name ? 0 : -1;
   }
-  for (const panel of document.querySelectorAll("[role=tabpanel]")) panel.hidden = panel.dataset.tab !== name;
+  for (const panel of document.querySelectorAll("[role=tabpanel]")) {
+    panel.hidden = panel.dataset.tab !== name;
+    panel.classList.remove("behind");
+  }
   try { history.replaceState(null, "", `#${name}`); } catch { /* a file opened where that is not allowed */ }
   window.dispatchEvent(new Event("resize")); /* a chart that was hidden when the window changed has no width */
   return fillPanel(name);
 }
 
+const filling = {};
 function fillPanel(name) {
-  if (!stale.delete(name)) return Promise.resolve();
+  if (!stale.delete(name)) return filling[name] ?? Promise.resolve();
   const panel = document.getElementById(`panel-${name}`);
-  return name === "samples" ? drawSamples(panel) : name === "runs" ? drawRuns(panel) : drawCharts(panel, name);
+  return filling[name] = name === "samples" ? drawSamples(panel) : name === "runs" ? drawRuns(panel) : drawCharts(panel, name);
 }
 
 /* ---- charts ---- */
@@ -119,22 +123,24 @@ async function drawCharts(panel, section) {
   let grid = panel.querySelector(".charts");
   if (!grid) panel.append(grid = make("div", { class: "charts" }));
   for (const chart of report.charts.filter((chart) => chart.section === section)) {
-    const old = views[chart.id], drawing = JSON.stringify([chart.spec, chart.series, chart.notes]);
-    if (old && old.drawing === drawing) { old.chart = chart; old.refresh(); continue; }
-    const figure = figureOf(chart, drawing);
+    const old = views[chart.id], made = JSON.stringify([chart.spec, chart.series, chart.notes]);
+    if (old && old.made === made) { old.chart = chart; old.refresh(); continue; }
+    const figure = figureOf(chart, made);
     old ? old.figure.replaceWith(figure) : grid.append(figure);
+    if (panel.classList.contains("behind")) await idle();
     await draw(views[chart.id]);
   }
 }
 
-function figureOf(chart, drawing) {
-  const held = views[chart.id] = { chart, drawing, hidden: views[chart.id]?.hidden ?? new Set(), chosen: views[chart.id]?.chosen };
+function figureOf(chart, made) {
+  const held = views[chart.id] = { chart, made, hidden: views[chart.id]?.hidden ?? new Set(), chosen: views[chart.id]?.chosen };
   const values = chart.choose ? [...new Set(chart.columns[chart.choose])] : [];
   if (!values.includes(held.chosen)) held.chosen = values[0];
   held.rows = () => rowsOf(held.chart).filter((row) => !held.hidden.has(row.series) && (!chart.choose || row[chart.choose] === held.chosen));
+  held.drawing = make("div", { "aria-hidden": "true" }); /* Vega gives what it draws into a role of its own */
   held.place = make("div", chart.lines
     ? { class: "chart", tabindex: 0, role: "slider", "aria-label": `${chart.what}. Arrow keys read it off.`, "aria-valuemin": 0, "aria-valuemax": 0, "aria-valuenow": 0 }
-    : { class: "chart", role: "img", "aria-label": chart.what });
+    : { class: "chart", role: "img", "aria-label": chart.what }, held.drawing);
   held.refresh = () => { if (held.view) held.view.data("rows", held.rows()).runAsync(); if (held.table?.open) tableInto(held); };
   held.table = make("details", { ontoggle: () => tableInto(held) }, make("summary", {}, "Numbers"));
   held.figure = make("figure", { id: `chart-${chart.id}`, class: chart.section === "answers" ? "tall" : "" },
@@ -152,9 +158,8 @@ function specOf(held) {
 }
 
 async function draw(held) {
-  const drawn = await vegaEmbed(held.place, specOf(held), { actions: false, renderer: "svg", logLevel: 1, /* errors only: an axis without points is none */ tooltip: { theme: "custom", sanitize: (value) => escaped(visible(String(value))) } });
+  const drawn = await vegaEmbed(held.drawing, specOf(held), { actions: false, renderer: "svg", logLevel: 1, /* errors only: an axis without points is none */ tooltip: { theme: "custom", sanitize: (value) => escaped(visible(String(value))) } });
   held.view = drawn.view;
-  held.place.querySelector("svg")?.setAttribute("aria-hidden", "true");
   if (held.chart.lines) readable(held);
 }
 
@@ -164,7 +169,7 @@ function escaped(text) {
 
 function legendOf(held) {
   const { series, lines } = held.chart;
-  if (series.length < 2 && report.groups.length < 2) return null;
+  if (series.length < 2 && report.groups.length < 2 && held.chart.title.toLowerCase().startsWith(series[0]?.name.toLowerCase() ?? "")) return null;
   const NS = "http://www.w3.org/2000/svg";
   return make("div", { class: "legend", role: "group", "aria-label": "Series; press to hide" }, ...series.map((one) => {
     const icon = document.createElementNS(NS, "svg"), colour = `var(--series-${one.colour})`;
@@ -462,36 +467,25 @@ async function watch() {
   }
 }
 
-/* Paper has no tabs. What was not drawn yet is drawn for it at once, which vegaEmbed cannot, and taken out again. */
-let forPaper = [];
-window.addEventListener("beforeprint", () => {
-  for (const panel of document.querySelectorAll("[role=tabpanel][hidden]:not([data-tab=samples])")) {
-    const name = panel.dataset.tab;
-    if (name === "runs") { fillPanel(name); continue; }
-    const grid = make("div", { class: "charts" });
+/* Charts of tabs that are not shown are drawn while nothing else is to be done: paper has no tabs, and shows them all. */
+async function drawBehind() {
+  for (const name of parts()) {
+    const panel = document.getElementById(`panel-${name}`);
+    if (name === "samples" || !stale.has(name)) continue;
+    panel.classList.add("behind");
     panel.hidden = false;
-    panel.append(grid);
-    for (const chart of report.charts.filter((chart) => chart.section === name && !views[chart.id])) {
-      const figure = figureOf(chart, ""), held = views[chart.id];
-      grid.append(figure);
-      const spec = { ...specOf(held), width: held.place.clientWidth };
-      new vega.View(vega.parse(vegaLite.compile(spec).spec), { renderer: "svg", logLevel: 1 }).initialize(held.place).run();
-    }
-    forPaper.push({ panel, grid });
+    await fillPanel(name);
+    panel.classList.remove("behind");
+    panel.hidden = name !== shown;
   }
-});
-window.addEventListener("afterprint", () => {
-  for (const { panel, grid } of forPaper) {
-    panel.hidden = panel.dataset.tab !== shown;
-    for (const figure of grid.children) delete views[figure.id.slice("chart-".length)];
-    grid.remove();
-  }
-  forPaper = [];
-});
+  document.documentElement.dataset.whole = "true";
+}
+
+const idle = () => new Promise((wake) => (window.requestIdleCallback ?? setTimeout)(wake));
 
 window.ready = unpack(packed.textContent).then(async (found) => {
   packed.remove();
   await update(found);
   document.documentElement.dataset.ready = "true";
-  if (live) watch();
+  live ? watch() : drawBehind();
 }).catch((error) => { drawState(`this browser cannot show the report: ${error.message}`); throw error; });
