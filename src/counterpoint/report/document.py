@@ -44,7 +44,7 @@ def document_of(runs: Sequence[RunFiles]) -> tuple[Document, list[Chart]]:
 
 
 def title_of(groups: Groups, runs: Sequence[RunFiles]) -> str:
-    names = list(groups) or [run.name for run in runs]
+    names = list(groups) or [run.name for run in runs] or ["no run yet"]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

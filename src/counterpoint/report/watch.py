@@ -4,10 +4,11 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from counterpoint.errors import CounterpointError, RunError
+from counterpoint.errors import RunError
 from counterpoint.report.charts import Chart
 from counterpoint.report.document import Document, document_of
 from counterpoint.report.headline import Headline
@@ -24,7 +25,7 @@ class Watched:
         self.directories = list(directories)
         self._lock = threading.Lock()
         self._state: object = None
-        self._report: tuple[Document, list[Chart]] = waiting(directories, ""), []
+        self._report: tuple[Document, list[Chart]] = document_of([])
         self._packed = self._tag = ""
 
     def packed(self) -> tuple[str, str]:
@@ -50,21 +51,15 @@ class Watched:
             self._state = state
 
     def _read(self) -> tuple[Document, list[Chart]]:
-        """The report; of a run that has not begun, or cannot be read now, one that says so."""
-        try:
-            return document_of([read_run(directory) for directory in self.directories])
-        except CounterpointError as error:
-            return waiting(self.directories, str(error)), []
-
-
-def waiting(directories: Sequence[Path], why: str) -> Document:
-    """A report without anything to show yet."""
-    headline = Headline(f"Waiting for a run: {why}")
-    return {
-        "title": ", ".join(directory.name for directory in directories), "made": "", "counterpoint": None,
-        "headlines": [{"sentence": headline.sentence, "figures": [], "how": []}],
-        "runs": [], "groups": [], "differences": [], "charts": [], "samples": [],
-    }  # fmt: skip
+        """The report of the runs that there are; of one that has not begun, or cannot be read now, it says so."""
+        runs, waiting = [], []
+        for directory in self.directories:
+            try:
+                runs.append(read_run(directory))
+            except RunError as error:
+                waiting.append(asdict(Headline(f"Waiting for a run: {error}")))
+        document, charts = document_of(runs)
+        return document | {"headlines": waiting + (document["headlines"] if runs else [])}, charts
 
 
 def watched_files(directory: Path) -> list[Path]:
