@@ -10,9 +10,9 @@ from counterpoint.toml import dumps
 
 
 def made(directory: Path, kind: str = "dqo", seed: int = 0, overrides: Sequence[str] = (), **files: Any) -> Path:
-    """A finished run in `directory`, with the quickstart's recipe; `files` are the rows of JSONL files, or a value of a JSON file."""
+    """A finished run in `directory`, with the quickstart's recipe. `files` are rows of JSONL files, values of JSON files, or None."""
     directory.mkdir(parents=True, exist_ok=True)
-    recipe = load_recipe("quickstart-duet" if kind == "duet" else "quickstart-dqo", overrides)
+    recipe = load_recipe("quickstart-duet" if kind in ("duet", "alone") else "quickstart-dqo", overrides)
     recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"name": directory.name, "seed": seed})})
     (directory / "config.toml").write_text(dumps(recipe.model_dump()), "utf-8")
     content = {

@@ -184,7 +184,9 @@ def test_what_has_not_changed_is_not_sent_again(tmp_path):
 def test_a_port_that_is_taken_or_is_none_is_said(tmp_path):
     with served(tmp_path) as address:
         port = int(address.rpartition(":")[2])
-        with pytest.raises(RunError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use. Choose another with --port"):
+        with pytest.raises(
+            RunError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use. Choose another with --port"
+        ):
             watch([tmp_path], port)
     with pytest.raises(RunError, match="cannot listen on 127.0.0.1:70000: a port is a number up to 65535"):
         watch([tmp_path], 70000)

@@ -116,13 +116,19 @@ def is_pair(evaluation: Evaluation | None) -> bool:
 
 
 def share_of_tokens(samples: Sequence[Record]) -> Estimate | None:
-    """The trained pair's M tokens over those of M alone, with a bootstrap interval over questions; None without both."""
+    """The trained pair's M tokens over those of M alone, with a bootstrap interval over questions.
+
+    None without both, and where M alone was silent at so many questions that a resample may have no token of its to divide by.
+    """
     tokens = {name: tokens_by_question(samples, name) for name in (TRAINED_PAIR, REFERENCE)}
     both = [question for question in tokens[TRAINED_PAIR] if question in tokens[REFERENCE]]
     if not both:
         return None
     pair, alone = (np.array([statistics.fmean(tokens[name][q]) for q in both]) for name in (TRAINED_PAIR, REFERENCE))
-    return ratio_of(pair, alone) if alone.sum() else None
+    try:
+        return ratio_of(pair, alone)
+    except ValueError:
+        return None
 
 
 def tokens_by_question(samples: Sequence[Record], system: str) -> dict[str, list[float]]:

@@ -2,8 +2,9 @@
 
 import re
 
-INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-"""Control characters, and those that turn the direction of others; not what joins the parts of an emoji. As in page.js."""
+INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff]")
+"""Control characters, those that turn the direction of others, and what is no character; not what joins the parts of an emoji.
+As in page.js."""
 
 
 def visible(text: str) -> str:
