@@ -10,7 +10,7 @@ from counterpoint.toml import dumps
 
 
 def made(directory: Path, kind: str = "dqo", seed: int = 0, overrides: Sequence[str] = (), **files: Any) -> Path:
-    """A finished run in `directory`, with the quickstart's recipe. `files` are rows of JSONL files, values of JSON files, or None."""
+    """A finished run in `directory`, with the quickstart's recipe. `files`: rows of JSONL, a value of JSON, or None."""
     directory.mkdir(parents=True, exist_ok=True)
     recipe = load_recipe("quickstart-duet" if kind in ("duet", "alone") else "quickstart-dqo", overrides)
     recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"name": directory.name, "seed": seed})})

@@ -32,11 +32,9 @@ def test_the_charts_of_duet_hold_its_metrics(browser, duet, tmp_path):
             assert line_of(drawn(page, chart), series) == near(expected), name
         dropped = {line["step"]: line["light_groups_dropped"] / line["light_groups"] for line in lines(duet / "metrics.jsonl")}
         assert line_of(drawn(page, "dropped"), "m") == near(dropped)
-        svgs = page.eval_on_selector_all(
-            "#panel-training .chart svg", "all => all.map((svg) => svg.getBoundingClientRect().width)"
-        )
+        svgs = page.locator("#panel-training .chart svg").all()
         assert len(svgs) == len(charts_on(page)) > 8
-        assert min(svgs) > 200
+        assert min(svg.bounding_box()["width"] for svg in svgs) > 200
 
 
 def test_the_result_of_duet_is_its_evaluation_with_every_baseline(browser, duet, tmp_path):

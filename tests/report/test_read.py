@@ -85,7 +85,7 @@ def test_garbage_is_said_and_the_rest_is_shown(tmp_path, name, content):
 def test_what_is_no_run_directory_is_refused(tmp_path):
     with pytest.raises(RunError, match="there is no run directory"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(RunError, match="is not a run directory: it has none of config.toml"):
+    with pytest.raises(RunError, match=r"is not a run directory: it has none of config\.toml"):
         read_run(tmp_path)
 
 
