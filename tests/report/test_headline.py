@@ -155,3 +155,13 @@ def test_where_m_alone_was_mostly_silent_the_share_has_no_interval(tmp_path):
     made(run, "duet", evaluation=None, evaluation_samples=rows)
     [found] = headlines_of(run)
     assert (found.figures[0].value, found.figures[0].detail) == ("60.0 %", "40.0 an answer, 100.0 by M alone")
+
+
+def test_many_runs_that_are_not_evaluated_are_one_sentence(tmp_path):
+    runs = [made(tmp_path / f"run-{seed}", seed=seed) for seed in range(5)]
+    [said] = headlines_of(*runs)
+    assert said.sentence == (
+        f"run-0, run-1, run-2 and 2 more have ended and are not evaluated yet. Do it with: counterpoint eval {runs[0]}"
+    )
+    failed = made(tmp_path / "broken", status={"status": "failed", "error": "why"})
+    assert [said.sentence for said in headlines_of(*runs, failed)] == ["broken failed after step 1 of 400: why"]

@@ -1,22 +1,26 @@
 """Lines of a chart: seeds drawn together, and thinned without losing an extreme."""
 
 import math
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from counterpoint.report.series import median_and_range, rounded, stacked, thin
 
-numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=400)
+numbers = st.integers(1, 400).flatmap(lambda count: st.lists(st.floats(-1e6, 1e6), min_size=count, max_size=count))
 
 
-def line(values):
-    return {"step": list(range(len(values))), "value": values, "low": [v - 1 for v in values], "high": [v + 2 for v in values]}
+def line(values, low=None, high=None):
+    """A line of one run, or with the range of several."""
+    return {"step": list(range(len(values))), "value": values, "low": low or values, "high": high or values}
 
 
-@given(numbers, st.integers(6, 100))
-def test_a_thinned_line_keeps_its_ends_and_its_extremes_and_never_has_too_many_points(values, most):
-    whole = line(values)
+@given(numbers, st.booleans(), st.integers(6, 100), st.integers(0, 999))
+def test_a_thinned_line_keeps_its_ends_and_its_extremes_and_never_has_too_many_points(values, band, most, seed):
+    random = Random(seed)
+    low, high = ([value + sign * random.random() * 1e6 for value in values] for sign in (-1, 1))
+    whole = line(values, low, high) if band else line(values)
     kept = thin(whole, most)
     assert len(kept["step"]) <= most
     assert [kept["step"][0], kept["step"][-1]] == [whole["step"][0], whole["step"][-1]]

@@ -38,7 +38,8 @@ def headlines(groups: Groups, runs: Sequence[RunFiles]) -> list[Headline]:
     found = [of_pairs(members, "The pair" if len(pairs) == 1 else f"The pair of {name}") for name, members in pairs.items()]
     policies = of_policies(groups, systems, runs)
     found += [policies] if policies else []
-    return found + [Headline(text) for run in runs if (text := unfinished(run, bool(found)))]
+    found += [Headline(text) for run in runs if (text := unfinished(run))]
+    return found if found else [Headline(text) for text in unmeasured(runs)]
 
 
 def has_pair(run: RunFiles) -> bool:
@@ -140,24 +141,42 @@ def beside(baseline: Measured | None, measure, format, own: Estimate) -> str:
     return joined(f"{baseline.name}: {format(other.value)}" if baseline and other else "", between(own, format))
 
 
-def unfinished(run: RunFiles, others: bool) -> str:
-    """A sentence about a run that has no result to show; empty for one that has."""
-    last = run.metrics[-1] if run.metrics else {}
-    quality = next(((words, last[name]) for name, words in QUALITY.items() if isinstance(last.get(name), int | float)), None)
-    so_far = f" In step {run.steps} {quality[0]} was {percent(quality[1])}." if quality else ""
-    of = f" of {run.planned}" if run.planned else ""
+def unfinished(run: RunFiles) -> str:
+    """A sentence about a run that has not come to its end; empty for one that has."""
+    so_far, of = quality_so_far(run), f" of {run.planned}" if run.planned else ""
+    again = f"It goes on with: counterpoint resume {run.directory}"
     if run.state == "failed":
         why = run.status.get("error") or "the reason was not written down"
         return f"{run.name} failed after step {run.steps}{of}: {why}"
     if run.state == "died":
-        again = f"It goes on with: counterpoint resume {run.directory}"
         return f"{run.name} died after step {run.steps}{of}: its process is gone and left no error.{so_far} {again}"
     if run.state == "running":
         return f"{run.name} is at step {run.steps}{of}.{so_far}"
     if run.state == "stopped":
-        return f"{run.name} was stopped after step {run.steps}{of}.{so_far} It goes on with: counterpoint resume {run.directory}"
-    if run.kind in ("duet", "dqo") and not others:
-        return f"{run.name} has ended and is not evaluated yet.{so_far} Do it with: counterpoint eval {run.directory}"
+        return f"{run.name} was stopped after step {run.steps}{of}.{so_far} {again}"
+    return ""
+
+
+def unmeasured(runs: Sequence[RunFiles]) -> list[str]:
+    """What there is to say of runs that have ended, where none was evaluated: a sentence, however many they are."""
+    ended = [run for run in runs if run.kind in ("duet", "dqo")]
+    if not ended:
+        return []
+    if len(ended) == 1:
+        [run] = ended
+        return [
+            f"{run.name} has ended and is not evaluated yet.{quality_so_far(run)} Do it with: counterpoint eval {run.directory}"
+        ]
+    names = ", ".join(run.name for run in ended[:3]) + (f" and {len(ended) - 3} more" if len(ended) > 3 else "")
+    return [f"{names} have ended and are not evaluated yet. Do it with: counterpoint eval {ended[0].directory}"]
+
+
+def quality_so_far(run: RunFiles) -> str:
+    """How good a run was in its last step, in words; empty where it did not say."""
+    last = run.metrics[-1] if run.metrics else {}
+    for name, words in QUALITY.items():
+        if isinstance(value := last.get(name), int | float):
+            return f" In step {run.steps} {words} was {percent(value)}."
     return ""
 
 
