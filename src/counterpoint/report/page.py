@@ -16,6 +16,7 @@ from counterpoint.report.charts import COLOURS, LIGHT, Chart, complete
 from counterpoint.report.document import Document
 from counterpoint.report.text import visible
 
+PARTS = ("page.html", "page.css", "page.charts.js", "page.samples.js", "page.js")
 LIMIT = 5_000_000
 """Bytes of a report."""
 IN_PAGE = {
@@ -30,9 +31,7 @@ def page(document: Document, charts: Sequence[Chart], live: bool = False) -> str
 
     What models wrote is packed, and taken out as text: none of it is ever parsed as markup.
     """
-    parts = {
-        name: files("counterpoint.report").joinpath(name).read_text("utf-8") for name in ("page.html", "page.css", "page.js")
-    }
+    parts = {name: files("counterpoint.report").joinpath(name).read_text("utf-8") for name in PARTS}
     library = vega()
     room = LIMIT - sum(map(len, parts.values())) - len(library) - 20_000
     return fill(
@@ -42,7 +41,7 @@ def page(document: Document, charts: Sequence[Chart], live: bool = False) -> str
             "headlines": static_headlines(document),
             "style": parts["page.css"],
             "library": library,
-            "script": parts["page.js"],
+            "script": "".join(parts[name] for name in PARTS if name.endswith(".js")),
             "report": fitted(drawable(document, charts), room),
             "live": "true" if live else "false",
             "connect": "'self'" if live else "'none'",
