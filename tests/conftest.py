@@ -19,6 +19,16 @@ def threads(request):
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for a module: while playwright runs, asyncio cannot."""
+    found = pytest.importorskip("chromium", reason="pages are tested with playwright, which is not installed")
+    if found.CHROMIUM is None:
+        pytest.skip("pages are tested in Chromium, which is not installed")
+    with found.chromium() as browser:
+        yield browser
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the published data sets: COUNTERPOINT_DATA, or shared/data beside the repository."""

@@ -17,7 +17,7 @@ HEAVY = (
     *("vllm", "trl", "peft", "fastapi", "datasets", "reasoning_gym", "math_verify", "matplotlib"),
 )
 EXTRAS = (*HEAVY[2:], "wandb", "trackio", "tensorboard", "sentence_transformers", "sacrebleu", "rouge_score", "vendi_score")
-COMMANDS = ("quickstart", "duet", "dqo", "warmup", "resume", "eval", "plan", "tasks", "serve", "keys")
+COMMANDS = ("quickstart", "duet", "dqo", "warmup", "resume", "eval", "report", "plan", "tasks", "serve", "keys")
 
 
 def recipe_file(tmp_path, extra="", capable="nowhere/at/all", light="nowhere/at/all"):

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"counterpoint: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if options.command is serve:
+        if options.command is serve or (options.command is report and options.watch):
             return 0  # that is how it is ended
         again = "the same command" if options.command is quickstart else "`counterpoint resume RUN`"
         print(f"\ncounterpoint: interrupted; {again} goes on from the last checkpoint", file=sys.stderr)
@@ -77,6 +77,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="folder for the table, the JSON and the plot; default: the run directory")
     takes_overrides(sub)
     is_quiet(sub)
+    sub = command("report", report, "run directories as one HTML file that shows what training did")
+    sub.add_argument("run", nargs="+", type=Path, help="run directories, or folders of evaluations; the first is the subject")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the first run directory")
+    sub.add_argument("--json", action="store_true", help="print the numbers instead, for programs")
+    sub.add_argument("--figures", type=Path, metavar="DIR", help="every chart as PNG and SVG too, for papers")
+    sub.add_argument("--watch", action="store_true", help="serve the report, live while a run goes on")
+    sub.add_argument("--port", type=int, default=8090, help="of --watch; default: 8090; 0 takes a free one")
     sub = command("plan", plan, "parameters, memory, tokens and FLOPs of a step, before anything is loaded")
     takes_recipe(sub)
     command("tasks", tasks, "what can be asked, with an example of each")
@@ -162,6 +169,19 @@ def evaluate(options: argparse.Namespace) -> None:
 
     no_loading_bars()
     run_evaluation(options.what, options.set, options.out, options.quiet, options.gateway)
+
+
+def report(options: argparse.Namespace) -> None:
+    if options.watch:
+        if options.json or options.out or options.figures:
+            raise ConfigError("--watch serves the report; it goes with --port, not with --out, --json or --figures")
+        from counterpoint.report.watch import watch
+
+        watch(options.run, options.port)
+    else:
+        from counterpoint.report.command import report as make_report
+
+        make_report(options.run, options.out, options.json, options.figures)
 
 
 def plan(options: argparse.Namespace) -> None:

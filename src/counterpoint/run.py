@@ -250,7 +250,8 @@ class Run:
             self._write_status("running")
 
     def _write_status(self, status: Status, error: str = "") -> None:
-        record = {"status": status, "time": time.time(), "process": os.getpid()}
+        # a process is known by its number on its own machine alone
+        record = {"status": status, "time": time.time(), "process": os.getpid(), "machine": platform.node()}
         write_text(self.directory / STATUS, json_text(record | ({"error": error} if error else {})))
 
     def _open_loggers(self) -> list[Logger]:

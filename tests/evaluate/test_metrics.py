@@ -1,12 +1,12 @@
 """pass@k by hand and by enumeration; intervals by hand, against the normal one, and by how often they cover."""
 
 import math
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 
-from counterpoint.evaluate.metrics import bootstrap_interval, difference_interval, pass_at_k, pass_at_k_Q
+from counterpoint.evaluate.metrics import bootstrap_interval, difference_interval, pass_at_k, pass_at_k_Q, ratio_of
 
 
 def test_pass_at_k_by_hand():
@@ -109,3 +109,28 @@ def test_paired_interval_has_the_sign_of_a_less_b():
 def test_paired_interval_wants_the_same_questions():
     with pytest.raises(ValueError, match="same questions"):
         difference_interval([0.0, 1.0], [0.0])
+
+
+def test_a_ratio_has_the_interval_of_all_its_resamples():
+    """Four questions have 256 resamples, few enough to take every one."""
+    a, b = np.array([1.0, 4.0, 2.0, 9.0]), np.array([3.0, 5.0, 2.0, 12.0])
+    drawn = np.array(list(product(range(4), repeat=4)))
+    low, high = np.quantile(a[drawn].sum(axis=1) / b[drawn].sum(axis=1), [0.025, 0.975])
+    found = ratio_of(a, b, resamples=20_000)
+    assert found.value == pytest.approx(16 / 22)  # of the sums, not the mean of the questions' own
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
+
+
+def test_a_ratio_forgets_how_hard_a_question_is():
+    b = np.random.default_rng(0).random(50) + 0.1
+    found = ratio_of(b / 4, b)
+    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [([1.0], [1.0, 2.0]), ([], []), ([math.nan], [1.0]), ([1.0], [math.inf]), ([1.0, 1.0], [0.0, 1.0]), ([1.0], [-1.0])],
+)
+def test_what_has_no_ratio_is_refused(a, b):
+    with pytest.raises(ValueError, match="a ratio needs"):
+        ratio_of(np.array(a), np.array(b))

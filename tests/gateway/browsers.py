@@ -10,15 +10,6 @@ from counterpoint.gateway.policies import Pair
 from gateway.serving import serving
 
 
-@pytest.fixture(scope="module")
-def browser():
-    browsing = pytest.importorskip("gateway.browsing", reason="the page is tested with playwright, which is not installed")
-    if browsing.CHROMIUM is None:
-        pytest.skip("the page is tested in Chromium, which is not installed")
-    with browsing.chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
 def visiting(browser):
     """Opens the page of a gateway over two models."""

@@ -4,18 +4,16 @@ The picture, of a server that runs:
 `PYTHONPATH=tests .venv/bin/python -m gateway.browsing http://127.0.0.1:8080 QUESTION docs/gateway.png`
 """
 
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-ARGUMENTS += ["--disable-component-update", "--disable-sync"]
+from chromium import Heard, chromium, listening
+
 NETWORK = "Failed to load resource"
 """What Chromium writes to the console for a status that is no success."""
 
@@ -24,10 +22,19 @@ NETWORK = "Failed to load resource"
 class Visit:
     """A page that is open, and what can be done with it."""
 
-    page: Page
-    complaints: list[str] = field(default_factory=list)
-    """Errors in the console."""
-    requests: list[str] = field(default_factory=list)
+    heard: Heard
+
+    @property
+    def page(self) -> Page:
+        return self.heard.page
+
+    @property
+    def complaints(self) -> list[str]:
+        return self.heard.complaints
+
+    @property
+    def requests(self) -> list[str]:
+        return self.heard.requests
 
     def ask(self, question: str = "2+2?") -> None:
         self.page.fill("#question", question)
@@ -55,28 +62,13 @@ class Visit:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@contextmanager
 def visiting(browser: Browser, url: str, **context: Any) -> Iterator[Visit]:
     """The page at `url`. In the end nothing has been asked of another server, and the console has no complaint."""
-    opened = browser.new_context(**context)
-    opened.set_default_timeout(10_000)
-    visit = Visit(opened.new_page())
-    try:
-        visit.page.on("request", lambda request: visit.requests.append(request.url))
-        visit.page.on("console", lambda line: visit.complaints.append(line.text) if line.type == "error" else None)
-        visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    with listening(browser, **context) as heard:
+        visit = Visit(heard)
         visit.page.goto(url)
         visit.page.wait_for_selector("#policy option[value=duet]", state="attached")
         yield visit
-    finally:
-        opened.close()
     assert [asked for asked in visit.requests if not asked.startswith((url, "data:"))] == []
     assert [line for line in visit.complaints if not line.startswith(NETWORK)] == []
 

@@ -31,6 +31,21 @@ def difference_of(a_Q: NDArray[np.float64], b_Q: NDArray[np.float64]) -> Estimat
     return Estimate(float((a - b).mean()), *difference_interval(a, b))
 
 
+def ratio_of(a_Q: NDArray[np.float64], b_Q: NDArray[np.float64], resamples: int = 2000, seed: int = 0) -> Estimate:
+    """Σ a / Σ b over the same questions [Q] with a 95 % percentile bootstrap interval.
+
+    Raises `ValueError` for different lengths, no questions, values that are not finite, or a sum of b that is not positive.
+    """
+    if a_Q.shape != b_Q.shape or not len(a_Q) or not (np.isfinite(a_Q).all() and np.isfinite(b_Q).all()):
+        raise ValueError(f"a ratio needs finite values of the same questions, got shapes {a_Q.shape} and {b_Q.shape}")
+    drawn = np.random.default_rng(seed).integers(len(a_Q), size=(resamples, len(a_Q)))
+    below = b_Q[drawn].sum(axis=1)
+    if b_Q.min() < 0 or below.min() <= 0:
+        raise ValueError("a ratio needs a positive sum below the line")
+    low, high = np.quantile(a_Q[drawn].sum(axis=1) / below, [0.025, 0.975])
+    return Estimate(float(a_Q.sum() / b_Q.sum()), float(low), float(high))
+
+
 def pass_at_k(correct: int, samples: int, k: int) -> float:
     """Chance that at least one of `k` samples is right, estimated without bias from `samples` of which `correct` were.
 

@@ -246,6 +246,8 @@ def sample_rows(name: str, measured: Measured, questions: Sequence[Question]) ->
     return [
         {
             "question": question.id,
+            "text": question.text,
+            "reference": question.answer,
             "system": name,
             "sample": sample,
             "correct": reward,

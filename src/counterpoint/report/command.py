@@ -1,0 +1,43 @@
+"""`counterpoint report`: run directories as one HTML file, as JSON, as pictures, or live."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from counterpoint.errors import RunError
+from counterpoint.files import cause, write_text
+from counterpoint.report.document import document_of
+from counterpoint.report.page import draw_figures, finite, page
+from counterpoint.report.read import read_run
+
+
+def report(directories: Sequence[Path], out: Path | None, as_json: bool, figures: Path | None) -> None:
+    """Write the report of `directories` to `out` (default: report.html in the first), or print it as JSON; draw its charts."""
+    document, charts = document_of([read_run(directory) for directory in directories])
+    if as_json:
+        json.dump(finite(document), sys.stdout)  # in ASCII, which every terminal and pipe takes
+        print()
+        return
+    out = out or directories[0] / "report.html"
+    html = page(document, charts)
+    with writing(out, "--out"):
+        write_text(out, html)
+    print(f"{out}: {len(html.encode()) / 1e6:.1f} MB; open it in a browser")
+    if figures is not None:
+        with writing(figures, "--figures"):
+            written = draw_figures(charts, figures)
+        print(f"{figures}: {len(written)} pictures")
+    for run in document["runs"]:
+        for line in run["missing"]:
+            print(f"{run['name']}: {line}")
+
+
+@contextmanager
+def writing(place: Path, option: str) -> Iterator[None]:
+    """Turns a failure to write into a `RunError` that says how to choose another place."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {place}: {cause(error)}. Choose another place with {option}") from error

@@ -1,0 +1,191 @@
+"use strict";
+/* Everything that a model wrote gets into the page through `textContent`, never as markup. */
+const packed = document.getElementById("report");
+const live = packed.dataset.live === "true";
+const views = {};
+let report, shown = "", stale = new Set();
+
+const TABS = { result: "Result", training: "Training", answers: "Responses", samples: "Samples", runs: "Runs" };
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child != null));
+  return element;
+}
+
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+/* Text as it is, with what cannot be seen made visible: control characters, and those that turn the direction of others. As text.py. */
+function visible(text) {
+  return text
+    .replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
+    .replace(/[\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff]/g, (c) => `⟨U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+}
+
+function number(value) {
+  if (value == null) return "–";
+  return Math.abs(value) >= 1000 ? value.toLocaleString("en") : String(+value.toPrecision(4)).replace("-", "−");
+}
+
+/* ---- the answer ---- */
+
+function drawHeadlines() {
+  document.getElementById("headlines").replaceChildren(...report.headlines.map((headline) =>
+    make("div", { class: "headline" },
+      make("p", { class: "sentence" }, visible(headline.sentence)),
+      headline.figures.length ? make("dl", {}, ...headline.figures.map((figure) =>
+        make("div", {}, make("dt", {}, visible(figure.label)), make("dd", {}, make("strong", {}, figure.value), make("span", {}, visible(figure.detail)))))) : null,
+      headline.how.length ? make("p", { class: "how" }, `${headline.how.join("; ")}.`) : null)));
+  document.getElementById("footer").textContent =
+    `Made ${report.made} by counterpoint ${report.counterpoint ?? ""}. This file holds everything that it shows and asks for nothing else.`;
+}
+
+function drawState(words) {
+  const runs = report?.runs ?? [], running = runs.filter((run) => run.status === "running"), failed = runs.filter((run) => run.status === "failed" || run.status === "died");
+  const state = document.getElementById("state");
+  state.className = failed.length ? "failed" : running.length ? "running" : "";
+  const each = [...failed.map((run) => run.status === "died" ? `${run.name} died after step ${run.steps}` : `${run.name} failed at step ${run.steps + 1}`),
+    ...running.map((run) => `${run.name}: step ${run.steps}${run.planned ? ` of ${run.planned}` : ""}`)];
+  const told = words || each.join(", ") || (live ? "finished" : "");
+  if (state.textContent !== told) state.textContent = told;
+}
+
+/* ---- tabs ---- */
+
+function parts() {
+  return Object.keys(TABS).filter((name) =>
+    name === "runs" || (name === "samples" ? report.samples.length : report.charts.some((chart) => chart.section === name)));
+}
+
+function drawTabs() {
+  const names = parts(), bar = document.getElementById("tabs"), panels = document.getElementById("panels");
+  if (bar.dataset.names === names.join()) return Promise.resolve();
+  bar.dataset.names = names.join();
+  for (const name of names) {
+    if (panels.querySelector(`[data-tab=${name}]`)) continue;
+    const next = Object.keys(TABS).slice(Object.keys(TABS).indexOf(name)).map((later) => document.getElementById(`panel-${later}`)).find(Boolean);
+    panels.insertBefore(make("section", { id: `panel-${name}`, "data-tab": name, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true },
+      make("h2", {}, TABS[name])), next ?? null);
+    stale.add(name);
+  }
+  bar.replaceChildren(...names.map((name) =>
+    make("button", { id: `tab-${name}`, role: "tab", type: "button", "aria-controls": `panel-${name}`, "data-tab": name, onclick: () => show(name) }, TABS[name])));
+  bar.onkeydown = (event) => {
+    const at = names.indexOf(shown);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: names.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    show(names[(to + names.length) % names.length]);
+    document.getElementById(`tab-${shown}`).focus();
+  };
+  return show(names.includes(shown) ? shown : names.includes(location.hash.slice(1)) ? location.hash.slice(1) : names[0]);
+}
+
+function show(name) {
+  shown = name;
+  for (const tab of document.querySelectorAll("[role=tab]")) {
+    tab.setAttribute("aria-selected", tab.dataset.tab === name);
+    tab.tabIndex = tab.dataset.tab === name ? 0 : -1;
+  }
+  for (const panel of document.querySelectorAll("[role=tabpanel]")) {
+    panel.hidden = panel.dataset.tab !== name;
+    panel.classList.remove("behind");
+  }
+  try { history.replaceState(null, "", `#${name}`); } catch { /* a file opened where that is not allowed */ }
+  window.dispatchEvent(new Event("resize")); /* a chart that was hidden when the window changed has no width */
+  return fillPanel(name);
+}
+
+const filling = {};
+function fillPanel(name) {
+  if (!stale.delete(name)) return filling[name] ?? Promise.resolve();
+  const panel = document.getElementById(`panel-${name}`);
+  return filling[name] = name === "samples" ? drawSamples(panel) : name === "runs" ? drawRuns(panel) : drawCharts(panel, name);
+}
+
+/* ---- runs ---- */
+
+function drawRuns(panel) {
+  const open = new Set([...panel.querySelectorAll("details[open]")].map((details) => details.dataset.run));
+  panel.querySelector(".all-runs")?.remove();
+  panel.append(make("div", { class: "all-runs" }, differencesTable(), make("div", { class: "runs" }, ...report.runs.map((run) => runCard(run, open.has(run.name))))));
+  return Promise.resolve();
+}
+
+function differencesTable() {
+  if (report.groups.length < 2) return "";
+  if (!report.differences.length) return make("p", { class: "note" }, "The runs have the same configuration.");
+  return make("div", {}, make("h3", {}, "What differs in their configuration"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences of configuration" }, make("table", { id: "differences" },
+    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "setting"), ...report.groups.map((group) => make("th", { scope: "col" }, group)))),
+    make("tbody", {}, ...report.differences.map((row) => make("tr", {}, make("th", { scope: "row" }, row.setting), ...row.values.map((value) => make("td", {}, value == null ? "–" : visible(typeof value === "string" ? value : JSON.stringify(value))))))))));
+}
+
+function runCard(run, open) {
+  const facts = {
+    status: run.kind === "evaluation" ? null : run.status + (run.error ? `: ${run.error}` : ""), steps: run.kind === "evaluation" ? null : run.planned ? `${run.steps} of ${run.planned}` : run.steps,
+    "time in steps": run.seconds == null ? null : run.seconds < 120 ? `${run.seconds} s` : `${(run.seconds / 60).toFixed(1)} min`, command: run.command, seed: run.seed, started: run.started,
+    versions: Object.entries(run.versions).map(([name, version]) => `${name} ${version}`).join(", "),
+    machine: Object.entries(run.platform).filter(([, value]) => value != null).map(([name, value]) => `${name} ${value}`).join(", "),
+    missing: run.missing.join("; "),
+  };
+  return make("article", { class: "card" }, make("h3", {}, run.name),
+    make("dl", {}, ...Object.entries(facts).filter(([, value]) => value != null && value !== "").flatMap(([name, value]) =>
+      [make("dt", {}, name), make("dd", { class: name === "missing" || run.status === "failed" && name === "status" ? "alarm" : "" }, visible(String(value)))])),
+    run.recipe ? make("details", { "data-run": run.name, open }, make("summary", {}, "Recipe, with every default written out"), make("pre", { tabindex: 0 }, visible(run.recipe)),
+      make("button", { type: "button", onclick: () => save(`${run.name}.toml`, run.recipe) }, "Save")) : null);
+}
+
+/* ---- from start to end ---- */
+
+async function update(next) {
+  report = next;
+  drawHeadlines();
+  drawState();
+  for (const name of parts()) stale.add(name);
+  await drawTabs();
+  await fillPanel(shown);
+}
+
+async function watch() {
+  let tag = null;
+  for (;;) {
+    await new Promise((wake) => setTimeout(wake, 1500));
+    try {
+      const answer = await fetch("report", { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });
+      if (answer.status === 200) { tag = answer.headers.get("ETag"); await update(await unpack(await answer.text())); }
+      else drawState(answer.status === 304 ? "" : `the watcher answered ${answer.status}`);
+    } catch { drawState("the watcher has ended; this is what it last showed"); }
+  }
+}
+
+/* Charts of tabs that are not shown are drawn while nothing else is to be done: paper has no tabs, and shows them all. */
+async function drawBehind() {
+  for (const name of parts()) {
+    const panel = document.getElementById(`panel-${name}`);
+    if (name === "samples" || !stale.has(name)) continue;
+    panel.classList.add("behind");
+    panel.hidden = false;
+    await fillPanel(name);
+    panel.classList.remove("behind");
+    panel.hidden = name !== shown;
+  }
+  document.documentElement.dataset.whole = "true";
+}
+
+const idle = () => new Promise((wake) => (window.requestIdleCallback ?? setTimeout)(wake));
+
+window.ready = unpack(packed.textContent).then(async (found) => {
+  packed.remove();
+  await update(found);
+  document.documentElement.dataset.ready = "true";
+  live ? watch() : drawBehind();
+}).catch((error) => { drawState(`this browser cannot show the report: ${error.message}`); throw error; });

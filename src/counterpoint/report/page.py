@@ -1,0 +1,166 @@
+"""A report as one HTML file that needs nothing else, and its charts as pictures."""
+
+import base64
+import gzip
+import html
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from counterpoint.errors import ConfigError
+from counterpoint.files import write_bytes, write_text
+from counterpoint.report.charts import COLOURS, LIGHT, Chart, complete
+from counterpoint.report.document import Document
+from counterpoint.report.text import visible
+
+PARTS = ("page.html", "page.css", "page.charts.js", "page.samples.js", "page.js")
+LIMIT = 5_000_000
+"""Bytes of a report."""
+IN_PAGE = {
+    "ink": "var(--ink)", "quiet": "var(--quiet)", "line": "var(--line)",
+    "series": tuple(f"var(--series-{i})" for i in range(COLOURS)),
+}  # fmt: skip
+"""The page's style sheet knows the colours, so that they follow the reader's choice of light or dark without drawing again."""
+
+
+def page(document: Document, charts: Sequence[Chart], live: bool = False) -> str:
+    """The report as HTML of at most `LIMIT` bytes. Samples that have no room are left out, and it says how many.
+
+    What models wrote is packed, and taken out as text: none of it is ever parsed as markup.
+    """
+    parts = {name: files("counterpoint.report").joinpath(name).read_text("utf-8") for name in PARTS}
+    library = vega()
+    room = LIMIT - sum(map(len, parts.values())) - len(library) - 20_000
+    return fill(
+        parts["page.html"],
+        {
+            "title": html.escape(visible(document["title"])),
+            "headlines": static_headlines(document),
+            "style": parts["page.css"],
+            "library": library,
+            "script": "".join(parts[name] for name in PARTS if name.endswith(".js")),
+            "report": fitted(drawable(document, charts), room),
+            "live": "true" if live else "false",
+            "connect": "'self'" if live else "'none'",
+        },
+    )
+
+
+def drawable(document: Document, charts: Sequence[Chart]) -> Document:
+    """The document with each chart's spec, in colours that the style sheet knows."""
+    specs = {chart.id: complete(chart, IN_PAGE, legend=False) for chart in charts}
+    return document | {"charts": [values | {"spec": specs[values["id"]]} for values in document["charts"]]}
+
+
+def fitted(document: Document, room: int) -> str:
+    """The document packed into at most `room` characters: questions are dropped from the end of every set until it fits."""
+    packed = pack(document)
+    kept = max((len(found["questions"]) for found in document["samples"]), default=0)
+    while len(packed) > room and kept:
+        kept = min(kept - 1, int(kept * max(0.5, 0.95 * room / len(packed))))
+        samples = [
+            found | {"questions": found["questions"][:kept], "left_out": max(0, len(found["questions"]) - kept)}
+            for found in document["samples"]
+        ]
+        packed = pack(document | {"samples": samples})
+    return packed
+
+
+def pack(document: Document) -> str:
+    """JSON, gzip, base64: a quarter of the size, and no character that could end a script."""
+    text = json.dumps(finite(document), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode()
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON has no word for."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def static_headlines(document: Document) -> str:
+    """The answer as markup, for readers without scripts and previews."""
+
+    def plain(text: str) -> str:
+        return html.escape(visible(text))
+
+    parts = []
+    for headline in document["headlines"]:
+        figures = "".join(
+            f"<div><dt>{plain(f['label'])}</dt><dd><strong>{plain(f['value'])}</strong><span>{plain(f['detail'])}</span></dd></div>"
+            for f in headline["figures"]
+        )
+        how = "; ".join(map(plain, headline["how"]))
+        parts.append(
+            f"<div class=headline><p class=sentence>{plain(headline['sentence'])}</p>"
+            + (f"<dl>{figures}</dl>" if figures else "")
+            + (f"<p class=how>{how}.</p>" if how else "")
+            + "</div>"
+        )
+    return "".join(parts)
+
+
+def fill(template: str, values: dict[str, str]) -> str:
+    """`template` with {{name}} filled in, all at once: what is filled in is never looked at again."""
+    pieces = template.split("{{")
+    filled = [pieces[0]]
+    for piece in pieces[1:]:
+        name, _, rest = piece.partition("}}")
+        filled += [values[name], rest]
+    return "".join(filled)
+
+
+@lru_cache
+def vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script. Raises `ConfigError` without the package that carries them."""
+    return library().javascript_bundle().replace("</script", "<\\/script")
+
+
+def library() -> Any:
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise ConfigError('a report needs vl_convert; install it with: pip install "counterpoint[report]"') from error
+    return vl_convert
+
+
+def draw_figures(charts: Sequence[Chart], folder: Path) -> list[Path]:
+    """Every chart as PNG and SVG, on white, with its legend. Returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for chart in charts:
+        for values, part in parts_of(chart):
+            spec = complete(chart, LIGHT, legend=True) | {"title": chart.title}
+            rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+            spec["data"] = {"name": "rows", "values": finite(rows)}
+            spec["background"] = "white"
+            spec = drawable_text(spec)
+            file = folder / f"{chart.id}{part}"
+            write_text(file.with_suffix(".svg"), library().vegalite_to_svg(spec))
+            write_bytes(file.with_suffix(".png"), library().vegalite_to_png(spec, scale=2))
+            written += [file.with_suffix(".svg"), file.with_suffix(".png")]
+    return written
+
+
+def drawable_text(value: Any) -> Any:
+    """`value` with nothing in its texts that XML has no character for, as models may write it."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {key: drawable_text(item) for key, item in value.items()}
+    return [drawable_text(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def parts_of(chart: Chart) -> list[tuple[dict[str, list[Any]], str]]:
+    """The numbers of each picture: all, or those of the first choice where the page lets the reader choose."""
+    if not chart.choose:
+        return [(chart.columns, "")]
+    first = chart.columns[chart.choose][0]
+    rows = [i for i, value in enumerate(chart.columns[chart.choose]) if value == first]
+    return [({name: [values[i] for i in rows] for name, values in chart.columns.items()}, "-1")]

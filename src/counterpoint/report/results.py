@@ -1,0 +1,227 @@
+"""Charts of what evaluations measured: quality against tokens or diversity, pass@k, lengths of signals, responses in a plane."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from counterpoint.dqo.embed import Embedder
+from counterpoint.evaluate.metrics import Estimate, estimate_of, pass_at_k_Q
+from counterpoint.evaluate.results import Result
+from counterpoint.evaluate.run import REFERENCE, START, TRAINED_PAIR
+from counterpoint.report.charts import Chart, lines, plane, points, series_of, steps
+from counterpoint.report.groups import Groups
+from counterpoint.report.measured import Measured, Part, is_pair, parts_of, systems_of
+from counterpoint.report.read import Record, RunFiles
+from counterpoint.report.series import Columns, rounded, stacked
+from counterpoint.report.text import cut
+
+BINS = 30
+QUESTIONS = 24
+"""Questions whose responses are shown in the plane."""
+LABEL = 400
+"""Characters of a response that are shown beside its point."""
+BEFORE = "untrained pair"
+
+
+def result_charts(groups: Groups, runs: Sequence[RunFiles], embedder: Embedder) -> list[Chart]:
+    """What there is to draw of the evaluations of `runs`."""
+    pairs = [run for run in runs if is_pair(run.evaluation)]
+    policies = [run for run in runs if run.evaluation is not None and not is_pair(run.evaluation)]
+    parts = parts_of(groups, runs)
+    charts: list[Chart | None] = []
+    if pairs:
+        of_pairs = systems_of(groups, pairs)
+        charts.append(
+            quality_chart(
+                "by_tokens", of_pairs, "Accuracy against M's tokens", "M's output tokens an answer", "accuracy",
+                lambda result: result.capable_output_tokens,
+            )
+        )  # fmt: skip
+        charts.append(lengths_chart(pairs[0]))
+    if policies:
+        systems = systems_of(groups, policies)
+        counted = any("different_correct" in result.diversity for system in systems for result in system.results)
+        measure = "different_correct" if counted else "vendi_score"
+        samples = max(run.evaluation.samples for run in policies if run.evaluation)
+        across = f"different right answers in {samples} samples" if counted else "Vendi score"
+        charts.append(
+            quality_chart(
+                "by_diversity", systems, "Quality against diversity", across, "mean reward",
+                lambda result: result.diversity.get(measure),
+            )
+        )  # fmt: skip
+    charts.append(pass_chart(groups, parts))
+    charts.append(plane_chart([part for part in parts if not is_pair(part.run.evaluation)], embedder))
+    return [chart for chart in charts if chart]
+
+
+def quality_chart(
+    id: str,
+    systems: Sequence[Measured],
+    title: str,
+    x_title: str,
+    y_title: str,
+    across: Callable[[Result], Estimate | float | None],
+) -> Chart | None:
+    """Each system a point with its intervals; None where none has both measures."""
+    styles = series_of([""], [system.name for system in systems])
+    columns: Columns = {name: [] for name in ("series", "x", "y", "x_low", "x_high", "y_low", "y_high")}
+    for system in systems:
+        x, y = system.over_seeds(across), system.over_seeds(lambda result: result.accuracy)
+        if x is None or y is None:
+            continue
+        row = (system.name, x.value, y.value, x.low, x.high, y.low, y.high)
+        for name, value in zip(columns, row, strict=True):
+            columns[name].append(value)
+    series = [styles["", system.name] for system in systems if system.name in columns["series"]]
+    if not series:
+        return None
+    seeds = max(len(system.results) for system in systems)
+    note = f"medians and ranges over {seeds} seeds" if seeds > 1 else "with 95 % intervals over questions"
+    return Chart(
+        id=id, section="result", title=title, what=f"{title}, a point a system: {', '.join(columns['series'])}",
+        series=series, columns=rounded(columns),
+        spec=points(x_title, y_title, series, percent=True, zero=id == "by_tokens", tooltip=("x", "y", "y_low", "y_high")),
+        x="x", lines=False, notes=[note],
+    )  # fmt: skip
+
+
+def lengths_chart(run: RunFiles) -> Chart | None:
+    """How long M's signals were before training and after."""
+    lengths = {name: signal_lengths(run.evaluation_samples, name) for name in (BEFORE, TRAINED_PAIR)}
+    lengths = {name: its for name, its in lengths.items() if its}
+    if TRAINED_PAIR not in lengths:
+        return None
+    longest = max(map(max, lengths.values()))
+    width = max(1, math.ceil((longest + 1) / BINS))
+    edges = np.arange(0, longest + 2 * width, width)
+    styles = series_of([""], list(lengths))
+    tables = []
+    for name, its in lengths.items():
+        share = (np.histogram(its, edges)[0] / len(its)).tolist()
+        tables.append(
+            {
+                "series": [name] * len(edges),
+                "tokens": edges.tolist(),
+                "value": [*share, 0.0],
+                "low": [*share, 0.0],
+                "high": [*share, 0.0],
+            }
+        )
+    series = [styles["", name] for name in lengths]
+    bins = f"bins of {width} tokens" if width > 1 else "one bin a token"
+    return Chart(
+        id="lengths", section="result", title="Lengths of the signals",
+        what="Share of signals by length, before training and after",
+        series=series, columns=stacked(tables), spec=steps("tokens", "tokens of a signal", "share of signals", series),
+        x="tokens", lines=True, notes=[f"{run.name}: {len(lengths[TRAINED_PAIR])} signals each, {bins}"],
+    )  # fmt: skip
+
+
+def signal_lengths(samples: Sequence[Record], system: str) -> list[int]:
+    return [
+        row["capable_output_tokens"]
+        for row in samples
+        if row["system"] == system and isinstance(row.get("capable_output_tokens"), int)
+    ]
+
+
+def pass_chart(groups: Groups, parts: Sequence[Part]) -> Chart | None:
+    """pass@k for every k up to the number of samples, of what was trained and what it started from."""
+    curves: dict[str, list[dict[int, Estimate]]] = {}
+    for part in parts:
+        if part.system not in (START, TRAINED_PAIR, BEFORE, REFERENCE) and part.name not in groups:
+            continue
+        rewards: dict[str, list[float]] = {}
+        for row in part.run.evaluation_samples:
+            if row["system"] == part.system and isinstance(row.get("correct"), int | float):
+                rewards.setdefault(row["question"], []).append(float(row["correct"]))
+        samples = min(map(len, rewards.values()), default=0)
+        if samples > 2:
+            curve = {k: estimate_of(pass_at_k_Q(list(rewards.values()), k)) for k in range(1, samples + 1)}
+            curves.setdefault(part.name, []).append(curve)
+    if not curves:
+        return None
+    styles = series_of([""], list(curves))
+    tables = []
+    for name, its in curves.items():
+        ks = sorted(its[0])
+        estimates = [its[0][k] if len(its) == 1 else _range([curve[k].value for curve in its if k in curve]) for k in ks]
+        tables.append(
+            {
+                "series": [name] * len(ks), "k": ks, "value": [e.value for e in estimates],
+                "low": [e.low for e in estimates], "high": [e.high for e in estimates],
+            }
+        )  # fmt: skip
+    series = [styles["", name] for name in curves]
+    seeds = max(map(len, curves.values()))
+    return Chart(
+        id="pass_at_k", section="result", title="pass@k: at least one of k samples is right",
+        what=f"pass@k over k: {', '.join(curves)}", series=series, columns=rounded(stacked(tables)),
+        spec=lines("k", "k", "pass@k", series, band=True, percent=True), x="k", lines=True,
+        notes=["estimated without bias", f"median and range of {seeds} seeds" if seeds > 1 else "bands: 95 % over questions"],
+    )  # fmt: skip
+
+
+def _range(values: Sequence[float]) -> Estimate:
+    return Estimate(float(np.median(values)), min(values), max(values))
+
+
+def plane_chart(parts: Sequence[Part], embedder: Embedder) -> Chart | None:
+    """The responses to a question as points, by the first two principal components of their embeddings.
+
+    Of seeds the first is shown. A text is cut to what can be read beside a point.
+    """
+    first: dict[str, Part] = {}
+    for part in parts:
+        first.setdefault(part.name, part)
+    said: dict[str, dict[str, list[Record]]] = {}
+    for name, part in first.items():
+        for row in part.run.evaluation_samples:
+            if row["system"] == part.system:
+                said.setdefault(row["question"], {}).setdefault(name, []).append(row)
+    questions = list(said)[:QUESTIONS]
+    if not questions:
+        return None
+    columns: Columns = {name: [] for name in ("question", "series", "x", "y", "response", "reward", "right", "times")}
+    for question in questions:
+        texts = list(dict.fromkeys(row["response"] for rows in said[question].values() for row in rows))
+        places = dict(zip(texts, principal_components(embedder(texts).vectors).tolist(), strict=True))
+        for name, rows in said[question].items():
+            for text, its in by_response(rows).items():
+                x, y = places[text]
+                values = (question, name, x, y, cut(text, LABEL), its[0], its[0] == 1, len(its))
+                for column, value in zip(columns, values, strict=True):
+                    columns[column].append(value)
+    styles = series_of([""], list(first))
+    series = [styles["", name] for name in first if name in columns["series"]]
+    seeds = ["of seeds the first"] if len(parts) > len(first) else []
+    return Chart(
+        id="plane", section="answers", title="The responses to a question, in a plane",
+        what="Responses by the principal components of their embeddings; filled where right, larger where several are the same",
+        series=series, columns=rounded(columns), spec=plane(series), x="x", lines=False, choose="question",
+        notes=["filled: right", "larger: the same response several times", f"the first {len(questions)} questions", *seeds],
+    )  # fmt: skip
+
+
+def by_response(rows: Sequence[Record]) -> dict[str, list[float | None]]:
+    """The rewards of each text."""
+    found: dict[str, list[float | None]] = {}
+    for row in rows:
+        found.setdefault(row["response"], []).append(row.get("correct"))
+    return found
+
+
+def principal_components(vectors_N_D: torch.Tensor) -> torch.Tensor:
+    """The first two principal components [N, 2] of embeddings [N, D], each with the sign that makes its largest entry
+    positive."""
+    centred = vectors_N_D.double() - vectors_N_D.double().mean(dim=0)
+    left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
+    scores = torch.zeros(len(centred), 2, dtype=torch.float64)
+    count = min(2, len(singular))
+    scores[:, :count] = left[:, :count] * singular[:count]
+    largest = scores.abs().argmax(dim=0)
+    signs = scores[largest, torch.arange(2)].sign()
+    return scores * torch.where(signs == 0, 1.0, signs)

@@ -1,0 +1,83 @@
+"""`counterpoint report` as it is called: a file, JSON, pictures, and what it says when it cannot."""
+
+import json
+import math
+import xml.dom.minidom
+
+import pytest
+from PIL import Image
+
+from counterpoint.cli import main
+from report.made import evaluation, made, result, said
+
+
+def refuse(constant):
+    raise ValueError(constant)
+
+
+def test_json_has_no_number_that_json_does_not_know(tmp_path, capsys):
+    metrics = [{"step": 1, "reward": math.nan, "seconds": 1.0}, {"step": 2, "reward": 0.5, "seconds": math.inf}]
+    run = made(tmp_path / "run", metrics=metrics, summary={"floor": math.nan}, evaluation_samples=[said("s", "q", "é\ud800")])
+    assert main(["report", str(run), "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    document = json.loads(printed, parse_constant=refuse)
+    assert document["runs"][0]["summary"] == {"floor": None}
+    charts = {chart["id"]: chart["columns"] for chart in document["charts"]}
+    assert (charts["reward"]["step"], charts["reward"]["value"]) == ([2], [0.5])
+    assert "spec" not in document["charts"][0]
+    assert not (run / "report.html").exists()
+
+
+def test_a_report_lies_in_the_first_run_and_says_what_is_missing(tmp_path, capsys):
+    runs = [made(tmp_path / name) for name in ("one", "two")]
+    assert main(["report", *map(str, runs)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{runs[0] / 'report.html'}: " in printed
+    assert "two: evaluation.json is missing" in printed
+    assert (runs[0] / "report.html").read_text("utf-8").startswith("<!doctype html>")
+    assert not (runs[1] / "report.html").exists()
+
+
+def test_pictures_are_png_and_svg_that_open(dqo, tmp_path, capsys):
+    assert main(["report", *map(str, dqo), "--out", str(tmp_path / "r.html"), "--figures", str(tmp_path / "figures")]) == 0
+    files = sorted((tmp_path / "figures").iterdir())
+    charts = {file.stem for file in files}
+    assert {"by_diversity", "pass_at_k", "reward", "alpha", "plane-1"} <= charts
+    assert {file.name for file in files} == {f"{chart}.{kind}" for chart in charts for kind in ("png", "svg")}
+    assert f"{len(files)} pictures" in capsys.readouterr().out
+    for file in files:
+        if file.suffix == ".png":
+            with Image.open(file) as image:
+                image.load()
+                assert image.width > 600
+                assert image.convert("L").getextrema()[0] < 150 < 250 < image.convert("L").getextrema()[1]
+        else:
+            assert xml.dom.minidom.parse(str(file)).documentElement.tagName == "svg"
+
+
+def test_what_a_model_wrote_does_not_stop_a_picture(tmp_path):
+    rows = [said("run", "q", "a\x00\x04\ufffe<b>&\ud83d\u202e"), said("start", "q", "plain")]
+    run = made(tmp_path / "run", evaluation_samples=rows, evaluation=evaluation({"start": result(0.5), "run": result(0.5)}))
+    assert main(["report", str(run), "--figures", str(tmp_path / "figures")]) == 0
+    xml.dom.minidom.parse(str(tmp_path / "figures" / "plane-1.svg"))
+
+
+@pytest.mark.parametrize("option", ["--out", "--figures"])
+def test_a_place_that_cannot_be_written_is_said(tmp_path, option, capsys):
+    run = made(tmp_path / "run")
+    (tmp_path / "file").write_text("in the way")
+    place = tmp_path / "file" / "place"
+    assert main(["report", str(run), option, str(place)]) == 1
+    assert capsys.readouterr().err == f"counterpoint: cannot write {place}: Not a directory. Choose another place with {option}\n"
+
+
+def test_what_is_no_run_is_said(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 1
+    assert "is not a run directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--json"], ["--out", "x"], ["--figures", "x"]])
+def test_watching_goes_with_no_file(tmp_path, option, capsys):
+    assert main(["report", str(tmp_path), "--watch", *option]) == 1
+    assert "--watch serves the report" in capsys.readouterr().err

@@ -1,0 +1,209 @@
+"""A report for whoever reads it: by keyboard, by ear, on a phone, in the dark, on paper."""
+
+import csv
+import io
+
+import pytest
+
+pytest.importorskip("playwright", reason="pages are tested with playwright, which is not installed")
+from playwright.sync_api import expect
+
+from report.reading import charts_on, drawn, go_to, line_of, reading, tabs
+from report.runs import STEPS, lines, metrics_of, systems_of
+
+FITS = "() => document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+
+
+def test_tabs_go_by_arrow_keys_and_the_address_says_which(browser, dqo, tmp_path):
+    with reading(browser, dqo, tmp_path / "report.html") as page:
+        names = tabs(page)
+        page.focus("#tab-result")
+        seen = []
+        for key in ("ArrowRight", "ArrowRight", "End", "ArrowRight", "ArrowLeft", "Home"):
+            page.keyboard.press(key)
+            seen.append(page.evaluate("document.activeElement.dataset.tab"))
+            assert page.eval_on_selector_all("[role=tabpanel]:not([hidden])", "all => all.map((one) => one.id)") == [
+                f"panel-{seen[-1]}"
+            ]
+            assert page.get_attribute(f"#tab-{seen[-1]}", "aria-selected") == "true"
+        assert seen == [names[1], names[2], names[-1], names[0], names[-1], names[0]]
+        assert page.eval_on_selector_all("[role=tab]", "all => all.map((tab) => tab.tabIndex)") == [0] + [-1] * (len(names) - 1)
+        page.keyboard.press("ArrowRight")
+        assert page.url.endswith(f"#{names[1]}")
+
+
+def test_a_chart_is_read_off_with_arrow_keys(browser, duet, tmp_path):
+    tokens = metrics_of(duet, "signal_tokens")
+    with reading(browser, [duet], tmp_path / "report.html", "training") as page:
+        chart = page.locator("#chart-written .chart")
+        assert chart.get_attribute("role") == "slider"
+        chart.focus()
+        read = []
+        for key in ("ArrowRight", "ArrowRight", "End", "ArrowRight", "ArrowLeft", "Home"):
+            page.keyboard.press(key)
+            read.append(int(chart.get_attribute("aria-valuenow")))
+            said = chart.get_attribute("aria-valuetext")
+            assert said.startswith(f"step {read[-1]}: M's signal: {float(f'{tokens[read[-1]]:.4g}'):g}, m's answer: ")
+            expect(chart.locator(".readout")).to_contain_text(f"step {read[-1]}")
+        assert read == [1, 2, STEPS, STEPS, STEPS - 1, 1]
+        assert (chart.get_attribute("aria-valuemin"), chart.get_attribute("aria-valuemax")) == ("1", str(STEPS))
+        page.keyboard.press("Escape")
+        expect(chart.locator(".readout")).to_be_hidden()
+
+
+def test_the_pointer_reads_off_the_step_it_is_over(browser, duet, tmp_path):
+    with reading(browser, [duet], tmp_path / "report.html", "training") as page:
+        chart = page.locator("#chart-written .chart")
+        chart.scroll_into_view_if_needed()
+        box = chart.bounding_box()
+        page.mouse.move(box["x"] + box["width"] - 20, box["y"] + 60)
+        expect(chart.locator(".readout strong")).to_have_text(f"step {STEPS}")
+        page.mouse.move(box["x"] + 60, box["y"] + 60)
+        expect(chart.locator(".readout strong")).to_have_text("step 1")
+        page.mouse.move(2, 2)
+        expect(chart.locator(".readout")).to_be_hidden()
+
+
+def test_a_series_can_be_hidden_and_comes_back(browser, dqo, tmp_path):
+    with reading(browser, dqo, tmp_path / "report.html", "training") as page:
+        names = [directory.name for directory in dqo]
+        button = page.locator("#chart-reward .legend button", has_text=names[0]).first
+        button.focus()
+        page.keyboard.press("Enter")
+        assert button.get_attribute("aria-pressed") == "false"
+        page.wait_for_function("name => !views.reward.view.data('rows').some((row) => row.series === name)", arg=names[0])
+        assert line_of(drawn(page, "reward"), names[1])
+        page.locator("#chart-reward .chart").focus()
+        page.keyboard.press("End")
+        assert f"{names[1]}: " in page.get_attribute("#chart-reward .chart", "aria-valuetext")
+        assert f"{names[0]}: " not in page.get_attribute("#chart-reward .chart", "aria-valuetext")
+        button.click()
+        page.wait_for_function("name => views.reward.view.data('rows').some((row) => row.series === name)", arg=names[0])
+
+
+def test_series_differ_by_more_than_their_colour(browser, dqo, duet, tmp_path):
+    for runs, tab in ((dqo, "training"), ([duet], "result"), (dqo, "answers")):
+        with reading(browser, runs, tmp_path / "report.html", tab) as page:
+            for series, is_line in page.evaluate("report.charts.map((chart) => [chart.series, chart.lines])"):
+                assert len({str(one["dash" if is_line else "shape"]) for one in series}) == min(len(series), 7)
+            icons = page.eval_on_selector_all(
+                "[role=tabpanel]:not([hidden]) figure:first-of-type .legend svg",
+                "all => all.map((svg) => svg.innerHTML.replace(/var\\(--series-\\d\\)/, ''))",
+            )
+            assert len(set(icons)) == len(icons) > 1
+
+
+def test_csv_holds_the_columns_of_a_chart(browser, dqo, tmp_path):
+    with reading(browser, dqo, tmp_path / "report.html", "training") as page:
+        with page.expect_download() as download:
+            page.click("#chart-reward .actions button")
+        assert download.value.suggested_filename == "reward.csv"
+        table = list(csv.DictReader(io.StringIO(download.value.path().read_text("utf-8"))))
+        columns = page.evaluate("report.charts.find((chart) => chart.id === 'reward').columns")
+        assert list(table[0]) == list(columns)
+        assert [row["series"] for row in table] == columns["series"]
+        for name in ("step", "value", "low", "high"):
+            assert [float(row[name]) for row in table] == columns[name]
+        page.locator("#chart-reward summary").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#chart-reward tbody tr")).to_have_count(len(table))
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_disarmed(browser, dqo, tmp_path):
+    with reading(browser, dqo, tmp_path / "report.html") as page:
+        texts = ["=1+1", "+1", "-1", "@x", 'say "hi", twice', "a\nb", "plain"]
+        written = page.evaluate("texts => csv({ columns: { response: texts, value: texts.map((_, i) => -i) } })", texts)
+        rows = list(csv.reader(io.StringIO(written, newline="")))
+        assert [row[0] for row in rows[1:]] == ["'=1+1", "'+1", "'-1", "'@x", 'say "hi", twice', "a\nb", "plain"]
+        assert [row[1] for row in rows[2:]] == [str(-i) for i in range(1, 7)]  # numbers below nothing stay numbers
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["duet", "dqo"])
+def test_axe_finds_no_serious_fault(browser, kind, scheme, duet, dqo, failed, tmp_path):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = [duet] if kind == "duet" else [*dqo, failed]
+    with reading(browser, found, tmp_path / "report.html", color_scheme=scheme) as page:
+        for tab in tabs(page):
+            go_to(page, tab)
+            if tab == "training":
+                page.click("#chart-written summary")
+            results = axe.run(page).response
+            faults = {
+                each["id"]: [node["html"][:200] for node in each["nodes"]]
+                for each in results["violations"]
+                if each["impact"] in ("serious", "critical")
+            }
+            assert faults == {}, tab
+
+
+@pytest.mark.parametrize("runs", ["duet", "dqo", "duet_seeds"])
+def test_a_phone_does_not_scroll_to_the_side(browser, runs, request, tmp_path):
+    found = request.getfixturevalue(runs)
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with reading(browser, found if isinstance(found, list) else [found], tmp_path / "r.html", **phone) as page:
+        for tab in tabs(page):
+            go_to(page, tab)
+            assert page.evaluate(FITS), tab
+            for chart in charts_on(page):
+                inner = page.locator(f"#chart-{chart} .chart svg").bounding_box()
+                assert inner["x"] >= 0
+                assert inner["x"] + inner["width"] <= 360
+
+
+def test_a_chart_that_was_hidden_while_the_window_changed_has_a_width(browser, duet, tmp_path):
+    with reading(browser, [duet], tmp_path / "report.html", "training", viewport={"width": 1200, "height": 800}) as page:
+        go_to(page, "runs")
+        page.set_viewport_size({"width": 500, "height": 800})
+        page.wait_for_timeout(100)
+        go_to(page, "training")
+        page.wait_for_function("() => { const w = views.written.view.width(); return w > 250 && w < 500; }")
+
+
+def test_paper_shows_the_charts_of_every_tab_and_the_screen_is_as_before(browser, dqo, tmp_path):
+    with reading(browser, dqo, tmp_path / "report.html") as page:
+        page.wait_for_selector("html[data-whole]")
+        page.evaluate("""() => window.addEventListener("beforeprint", () => {
+            window.printed = [...document.querySelectorAll("figure")].map((figure) => {
+                const drawn = figure.querySelector(".chart svg .mark-line path, .chart svg .mark-symbol path");
+                return [figure.id.slice(6), drawn && figure.querySelector(".chart svg").width.baseVal.value];
+            });
+        })""")
+        document = page.pdf()
+        assert document.startswith(b"%PDF")
+        charts = page.evaluate("report.charts.map((chart) => chart.id)")
+        printed = dict(page.evaluate("printed"))
+        assert set(printed) == set(charts)
+        assert min(printed.values()) > 300
+        assert charts_on(page) == ["by_diversity", "pass_at_k"]
+        assert page.locator("[role=tabpanel]:not([hidden])").count() == 1
+        go_to(page, "training")
+        assert page.locator("#panel-training figure").count() == len(charts_on(page)) == len(charts) - 3
+        assert len(drawn(page, "reward")) == 2 * STEPS
+        page.emulate_media(media="print")
+        assert page.locator("#tabs").is_hidden()
+        assert page.locator("#chart-by_diversity").is_visible()
+        assert page.locator("#chart-reward").is_visible()
+
+
+def test_without_scripts_the_answer_is_there(browser, duet, tmp_path):
+    from counterpoint.report.command import report
+
+    report([duet], tmp_path / "report.html", False, None)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    accuracy = systems_of(duet)["trained pair"]["accuracy"]["value"]
+    assert f"right {100 * accuracy:.1f} %" in page.locator(".sentence").inner_text()
+    assert "need JavaScript" in page.locator("noscript p").inner_text()
+    context.close()
+
+
+def test_everything_needed_to_run_it_again_is_on_the_page(browser, duet, tmp_path):
+    with reading(browser, [duet], tmp_path / "report.html", "runs") as page:
+        facts = page.locator(".runs dl").inner_text()
+        for word in ("finished", f"{STEPS} of {STEPS}", "command", "seed", "torch", "processors"):
+            assert word in facts
+        page.click(".runs summary")
+        assert page.locator(".runs pre").inner_text().strip() == (duet / "config.toml").read_text().strip()
+        assert len(lines(duet / "metrics.jsonl")) == STEPS

@@ -1,0 +1,162 @@
+"""Reading run directories: whole, damaged, half there, or none at all."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from counterpoint.errors import RunError
+from counterpoint.report import read
+from counterpoint.report.document import document_of
+from counterpoint.report.read import has_died, lines_of, read_run, without_halves
+from report.made import evaluation, made, result, said
+
+
+def reported(directory):
+    """What is missing, once a whole report has been made of it."""
+    run = read_run(directory)
+    document, _ = document_of([run])
+    assert document["runs"][0]["missing"] == run.missing
+    return run.missing
+
+
+def test_a_whole_run_misses_nothing(duet, dqo):
+    for directory in (duet, *dqo[:1]):
+        run = read_run(directory)
+        assert (run.missing, run.state, run.steps, run.planned) == ([], "finished", 4, 4)
+        assert run.evaluation is not None
+        assert run.metrics
+        assert run.samples
+        assert run.evaluation_samples
+
+
+def test_an_unfinished_last_line_is_left_out_and_said(tmp_path):
+    run = made(tmp_path / "run", metrics=[{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.5}])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "rew')
+    assert read_run(run).steps == 2
+    assert "metrics.jsonl: its last line is unfinished, and left out" in reported(run)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('ard": 1}')  # whole, but the end of the line is not there yet
+    assert read_run(run).steps == 3
+
+
+def test_damaged_lines_are_left_out_and_counted(tmp_path):
+    run = made(tmp_path / "run")
+    bad = ["{", "[]", "null", '{"step": "4"}', '{"reward": 1}', "[" * 100_000, '{"step": true}']
+    (run / "metrics.jsonl").write_bytes(
+        "\n".join(['{"step": 1}', *bad, '{"step": 2}', ""]).encode() + b'{"step": 3, "\xff": 1}\n'
+    )
+    assert [line["step"] for line in read_run(run).metrics] == [1, 2]
+    assert "metrics.jsonl: damaged and left out: line 2, 3, 4, 5, 6 and 3 more" in reported(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("run.json", "run.json is missing"),
+        ("config.toml", "config.toml is missing"),
+        ("status.json", "status.json is missing"),
+        ("summary.json", "summary.json is missing"),
+        ("metrics.jsonl", "metrics.jsonl is missing: no step has ended"),
+        ("evaluation.json", "evaluation.json is missing; `counterpoint eval"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named(tmp_path, name, words):
+    whole = {"evaluation": evaluation({"start": result(0.5), "run": result(0.75)})}
+    run = made(tmp_path / "run", **whole)
+    assert reported(run) == []
+    (run / name).unlink()
+    [missing] = [line for line in reported(run) if line.startswith(name)]
+    assert missing.startswith(words)
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.toml", "status.json", "summary.json", "evaluation.json", "metrics.jsonl"])
+@pytest.mark.parametrize("content", [b"\x00\xff\xfe\x80garbage{{[", b"[1, 2]", b'{"systems": 3}', b"run = 3", b"[" * 50_000])
+def test_garbage_is_said_and_the_rest_is_shown(tmp_path, name, content):
+    run = made(tmp_path / "run", evaluation=evaluation({"start": result(0.5), "run": result(0.75)}))
+    (run / name).write_bytes(content)
+    valid = content == b'{"systems": 3}' and name in ("run.json", "status.json", "summary.json")
+    assert valid or any(line.startswith((f"{name} is damaged", f"{name}: ")) for line in reported(run)), reported(run)
+
+
+def test_what_is_no_run_directory_is_refused(tmp_path):
+    with pytest.raises(RunError, match="there is no run directory"):
+        read_run(tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"is not a run directory: it has none of config\.toml"):
+        read_run(tmp_path)
+
+
+def test_a_folder_of_an_evaluation_is_read_as_such(tmp_path):
+    made(tmp_path, evaluation=evaluation({"M alone": result(0.5)}), evaluation_samples=[said("M alone", "q", "x")])
+    for name in ("config.toml", "run.json", "metrics.jsonl", "status.json", "summary.json"):
+        (tmp_path / name).unlink()
+    run = read_run(tmp_path)
+    assert (run.kind, run.name, run.missing) == ("evaluation", tmp_path.name, [])
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path, monkeypatch):
+    run = made(tmp_path / "run")
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(read.Path, "read_bytes", refuse)
+    missing = read_run(run).missing
+    assert {"run.json cannot be read: Permission denied", "metrics.jsonl cannot be read: Permission denied"} <= set(missing)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        (r'"\ud83d"', '"\\ufffd"'),
+        (r'"\udc00\ud83d\ude00"', r'"\ufffd\ud83d\ude00"'),
+        (r'"\\ud83d"', r'"\\ud83d"'),
+        (r'"\\\uD83D!"', '"\\\\\\ufffd!"'),
+        ('"é"', '"é"'),
+    ],
+)
+def test_half_a_character_is_replaced(text, whole):
+    assert without_halves(text) == whole
+
+
+def test_lines_of_an_empty_file_are_none(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b"")
+    assert lines_of(tmp_path / "x.jsonl", {}) == ([], [])
+
+
+def test_a_run_whose_process_is_gone_has_died(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = platform.node()
+    cases = [
+        ({"status": "running", "process": gone.pid, "machine": here}, sys.platform != "win32"),
+        ({"status": "running", "process": os.getpid(), "machine": here}, False),
+        ({"status": "running", "process": gone.pid, "machine": f"not {here}"}, False),
+        ({"status": "running", "process": gone.pid}, False),
+        ({"status": "finished", "process": gone.pid, "machine": here}, False),
+        ({"status": "running", "process": "1; rm", "machine": here}, False),
+        ({"status": "running", "process": 10**30, "machine": here}, False),
+        ({"status": "running", "process": -1, "machine": here}, False),
+    ]
+    for status, died in cases:
+        run = made(tmp_path / "run", status=status)
+        assert has_died(run) is died, status
+        assert (read_run(run).state == "died") is died
+    (tmp_path / "run" / "status.json").write_bytes(b"\xff{")
+    assert not has_died(tmp_path / "run")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="zombies are told from others by /proc")
+def test_a_process_that_nobody_has_asked_after_is_gone_too(tmp_path):
+    zombie = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    zombie.stdout.read()  # until it has ended; it is not waited for
+    run = made(tmp_path / "run", status={"status": "running", "process": zombie.pid, "machine": platform.node()})
+    for _ in range(100):
+        if has_died(run):
+            break
+        os.sched_yield()
+    assert has_died(run)
+    zombie.wait()
