@@ -15,6 +15,8 @@ from counterpoint.config_files import load_recipe
 from counterpoint.errors import ConfigError
 from counterpoint.evaluate.command import evaluate
 from counterpoint.evaluate.run import EVALUATION
+from counterpoint.report.command import report
+from counterpoint.report.page import library
 from counterpoint.run import CONFIG, Run
 
 DUET_ALONE, DQO_ALONE = {"capable", "light", "duet", "control"}, {"policy", "dqo", "critic", "diversity"}
@@ -22,6 +24,7 @@ DUET_ALONE, DQO_ALONE = {"capable", "light", "duet", "control"}, {"policy", "dqo
 NEEDS_ONLY = {"task", "algorithm"}
 """Tables that both recipes have, and each needs its own."""
 CONTENTS = {
+    "report.html": "what training did, in one page: open it in a browser",
     "evaluation.json": "the table above, with intervals",
     "evaluation.png": "the same as a picture",
     "models/": "what was trained; transformers' from_pretrained loads each",
@@ -38,6 +41,7 @@ def quickstart(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool =
     where it stopped.
     """
     began = time.monotonic()
+    library()  # what the reports need: better to know before minutes of training
     for override in overrides if only is None else ():
         if section_of(override) in NEEDS_ONLY or names_a_run(override):
             raise ConfigError(f"--set {override} needs --only duet or --only dqo: it cannot be meant for both runs")
@@ -58,10 +62,13 @@ def duet_part(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool) -
     """The tiny pair, the baseline M alone with the same penalty, the evaluation of both."""
     recipe = unfinished_or_new(of_kind(load_recipe("quickstart-duet", overrides), DuetRecipe), jobs.alone_recipe)
     finish(recipe, "duet", jobs.duet, screen)
+    runs = [directory_of(recipe)]
     if recipe.evaluation.solo:
         finish(jobs.alone_recipe(recipe), "alone", jobs.alone, screen)
-    evaluate([str(directory_of(recipe))], (), None, quiet)
-    return directory_of(recipe)
+        runs.append(directory_of(jobs.alone_recipe(recipe)))
+    evaluate([str(runs[0])], (), None, quiet)
+    report(runs)
+    return runs[0]
 
 
 def dqo_part(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool) -> Path:
@@ -69,9 +76,10 @@ def dqo_part(overrides: Sequence[str], screen: jobs.ScreenMaker, quiet: bool) ->
     recipe = unfinished_or_new(of_kind(load_recipe("quickstart-dqo", overrides), DqoRecipe), grpo_recipe)
     for each in (grpo_recipe(recipe), recipe):
         finish(each, "dqo", jobs.dqo, screen)
-    directory = directory_of(recipe)
-    evaluate([str(directory), str(directory_of(grpo_recipe(recipe)))], (), None, quiet)
-    return directory
+    runs = [directory_of(recipe), directory_of(grpo_recipe(recipe))]
+    evaluate([str(run) for run in runs], (), None, quiet)
+    report(runs)
+    return runs[0]
 
 
 def grpo_recipe(recipe: DqoRecipe) -> DqoRecipe:

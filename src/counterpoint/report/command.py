@@ -13,7 +13,7 @@ from counterpoint.report.page import draw_figures, finite, page
 from counterpoint.report.read import read_run
 
 
-def report(directories: Sequence[Path], out: Path | None, as_json: bool, figures: Path | None) -> None:
+def report(directories: Sequence[Path], out: Path | None = None, as_json: bool = False, figures: Path | None = None) -> None:
     """Write the report of `directories` to `out` (default: report.html in the first), or print it as JSON; draw its charts."""
     document, charts = document_of([read_run(directory) for directory in directories])
     if as_json:
