@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 
 from counterpoint.duet.signal import SIGNAL_CLOSE
 from counterpoint.gateway.api import Delta
+from counterpoint.gateway.texts import Opening, Stopped, Until
 from counterpoint.gateway.turn import Call, Turn
 from counterpoint.gateway.types import Ask, Piece, Role, Upstream, UpstreamError, Usage
 from counterpoint.gateway.upstreams.context import within
-from counterpoint.gateway.upstreams.scan import Until
-from counterpoint.gateway.upstreams.thinking import Opening, Stopped
 
 CHARACTERS_A_TOKEN = 4
 SHARE_OF_ANSWER = 4

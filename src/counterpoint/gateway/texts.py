@@ -1,9 +1,57 @@
-"""What a model thinks and what it answers, in one text that comes in pieces: told apart at the tags, never shown in part."""
+"""Text that comes in pieces: ended at a marker, thinking told from answer at the tags, and no part of either let out."""
 
 from collections.abc import Sequence
 
 from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
-from counterpoint.gateway.upstreams.scan import Until
+
+
+class Until:
+    """Passes text on up to the marker that begins first, however the text is cut; without markers, all of it.
+
+    What could be the beginning of a marker is held back until the next piece decides, though another has come within it.
+    """
+
+    def __init__(self, *markers: str):
+        self.markers = markers
+        self.held = ""
+        self.found = False
+        self.rest = ""
+        """What followed the marker in the piece that completed it."""
+
+    def feed(self, text: str) -> str:
+        """The part of what is known so far that is surely before the marker and was not passed on yet."""
+        if self.found or not self.markers:
+            return "" if self.found else text
+        text = self.held + text
+        begun = min(_begun(text, marker) for marker in self.markers)
+        passed = self._cut(text, begun)
+        if not self.found:
+            passed, self.held = text[:begun], text[begun:]
+        return passed
+
+    def end(self) -> str:
+        """What was held back and is before a marker: no more text comes."""
+        text, self.held = self.held, ""
+        return "" if self.found else self._cut(text, len(text))
+
+    def _cut(self, text: str, last: int) -> str:
+        """The text before the first marker that is whole and begins no later than `last`, if there is one."""
+        whole = [(at, -len(marker)) for marker in self.markers if 0 <= (at := text.find(marker)) <= last]
+        if not whole:
+            return text
+        at, size = min(whole)
+        self.found, self.held, self.rest = True, "", text[at - size :]
+        return text[:at]
+
+
+def _begun(text: str, marker: str) -> int:
+    """Where at the end of the text the marker may have begun; its length if nowhere."""
+    start = text.find(marker[0], max(0, len(text) - len(marker) + 1))
+    while start >= 0:
+        if marker.startswith(text[start:]):
+            return start
+        start = text.find(marker[0], start + 1)
+    return len(text)
 
 
 class Opening:

@@ -1,8 +1,51 @@
-"""Thinking and answer are told apart wherever the text is cut, and a stop string is for the answer alone."""
+"""Text in pieces: a marker ends it wherever it is cut, and a stop string is for the answer and never for the thinking."""
+
+from itertools import pairwise
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from counterpoint.gateway.upstreams.thinking import Stopped, Thinking
+from counterpoint.gateway.texts import Stopped, Thinking, Until
+from counterpoint.policy.rollout import cut_at_stop
+
+
+def test_text_passes_up_to_the_marker_and_no_further():
+    until = Until("</think>")
+    assert until.feed("a b</th") == "a b"
+    assert until.feed("ink> c") == ""
+    assert until.found
+    assert until.rest == " c"
+    assert until.feed("more") == ""
+
+
+def test_the_beginning_of_a_marker_that_turns_out_to_be_none_is_passed_on():
+    until = Until("</think>")
+    assert until.feed("1 <") == "1 "
+    assert until.feed(" 2 </thin") == "< 2 "
+    assert until.end() == "</thin"
+
+
+MARKERS = [["<ab>"], ["aab"], ["<<b"], ["aba", "b"], ["ab", "abab>"], ["a<b", "<", "b>"], []]
+"""Some with others inside: what ends the text may not depend on the portions that the network makes."""
+
+
+@given(st.text(alphabet="ab<>", max_size=40), st.lists(st.integers(0, 40), max_size=8), st.sampled_from(MARKERS))
+@example("aba", [1, 2], ["aba", "b"])
+@example("abb", [1, 2], ["aba", "b"])
+@example("ab", [1], ["aba", "b"])
+def test_however_a_text_is_cut_what_passes_is_what_is_before_the_first_marker(text, cuts, markers):
+    edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    until = Until(*markers)
+    passed = "".join(until.feed(text[a:b]) for a, b in pairwise(edges)) + until.end()
+    assert passed == cut_at_stop(text, markers)
+    assert until.found == any(marker in text for marker in markers)
+
+
+def test_the_first_of_several_markers_ends_the_text():
+    until = Until("stop", "st.", "x")
+    assert [until.feed(text) for text in ("a st", "o st", ". x")] == ["a ", "sto ", ""]
+    assert until.rest == " x"
 
 
 def thought(*parts, finished=True, opened=True):
