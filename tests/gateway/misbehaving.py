@@ -27,6 +27,8 @@ FOREVER = 3600.0
 MODEL = "fake"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 DONE, END = b"data: [DONE]\n\n", b"0\r\n\r\n"
+SAID = 512
+"""Bytes within which a head says the usage."""
 RETRIES = 10**9
 """As good as always."""
 
@@ -97,10 +99,11 @@ class Reply:
         self.begun = False
 
     def write(self, data: bytes, tokens: int = 0) -> None:
-        """Write bytes that hold so many tokens; none are counted once the client has gone. The prompt counts with the first."""
+        """Write bytes that hold so many tokens; none are counted once the client has gone. The prompt counts when it is said,
+        or with the first token."""
         if not self.connection.lost:
             self.count.output_tokens += tokens
-            if tokens and not self.begun:
+            if (tokens or b'"usage"' in data[:SAID]) and not self.begun:
                 self.begun = True
                 self.count.prompt_tokens += self.usage["prompt_tokens"]
             self.connection.transport.write(data)
@@ -259,7 +262,7 @@ async def headless(reply: Reply) -> None:
 
 async def tokenless(reply: Reply) -> None:
     """Hangs between headers and the first token, but says that it is there."""
-    reply.write(STREAM_HEAD)
+    reply.write(reply.head)
     while True:
         reply.write(framed(b": still here\n\n"))
         await asyncio.sleep(0.05)
@@ -321,7 +324,7 @@ async def half(reply: Reply, milliseconds: float = 0) -> None:
 
 def headers(reply: Reply) -> None:
     """The connection closed before a token."""
-    reply.write(STREAM_HEAD)
+    reply.write(reply.head)
     reply.close()
 
 

@@ -74,7 +74,7 @@ def test_a_bound_on_both_stages_leaves_the_answer_what_the_signal_did_not_take()
 
 def test_if_the_capable_model_fails_the_light_one_answers_with_as_much_of_the_signal_as_there_is():
     pair = Pair(
-        Scripted("capable", [Piece(text="two", tokens=1), broken("capable", spent=1)]), light := Scripted("light", words("4"))
+        Scripted("capable", [Piece(text="two", tokens=1), Usage(5, 1), broken("capable")]), light := Scripted("light", words("4"))
     )
     asked = turn()
     assert say("duet", pair, asked) == ("two", "4")
@@ -224,18 +224,15 @@ def test_a_listener_that_goes_away_stops_the_model_and_what_it_wrote_is_counted(
 
     asyncio.run(leave())
     assert (pair.capable.open, pair.light.open) == (0, 0)
-    assert (asked.calls[-1].usage.prompt_tokens, asked.calls[-1].estimated) == (2, True)  # never nothing: "2+2?" was read
+    assert (asked.calls[-1].usage.prompt_tokens, asked.calls[-1].usage.estimated) == (2, True)  # never nothing: "2+2?" was read
     assert asked.calls[-1].role == stage
     assert asked.calls[-1].usage.output_tokens == 1
 
 
-COUNTED = Usage(0, 1, estimated=True)
-
-
-@pytest.mark.parametrize("said", [COUNTED, UpstreamError("capable", "timeout", "late", COUNTED)])
-def test_a_prompt_that_the_model_did_not_say_is_estimated_and_so_it_says(said):
-    pair = Pair(Scripted("capable", [Piece(text="a", tokens=1), said]), Scripted("light", words("4")))
+@pytest.mark.parametrize("last", [[], [broken("capable", "timeout")]])
+def test_a_prompt_that_the_model_did_not_say_is_estimated_and_so_it_says(last):
+    pair = Pair(Scripted("capable", [Piece(text="a", tokens=1), *last]), Scripted("light", words("4")))
     say("duet", pair, asked := turn())
-    assert [(call.usage, call.estimated) for call in asked.calls] == [(Usage(2, 1), True), (Usage(5, 1), False)]
+    assert [(call.usage, call.usage.estimated) for call in asked.calls] == [(Usage(2, 1), True), (Usage(5, 1), False)]
     usage = usage_body(asked, "duet", Tariff.of(config_of()))["counterpoint"]
     assert (usage["estimated"], [call["estimated"] for call in usage["calls"]]) == (True, [True, False])

@@ -68,7 +68,7 @@ class Metrics:
     def called(self, call: Call, key: str) -> None:
         self.tokens.labels(call.role, call.stage, "input", key).inc(call.usage.prompt_tokens)
         self.tokens.labels(call.role, call.stage, "output", key).inc(call.usage.output_tokens)
-        if call.estimated:
+        if call.usage.estimated:
             self.estimated.labels(call.role, call.stage, "input").inc(call.usage.prompt_tokens)
             self.estimated.labels(call.role, call.stage, "output").inc(call.usage.output_tokens)
         if call.first_seconds is not None:

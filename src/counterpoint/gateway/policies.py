@@ -4,19 +4,17 @@ Each policy is a generator of deltas over two upstreams; what it spends is writt
 of `duet/infer.py`: M writes a signal up to its closing tag, m answers with the signal as its thinking.
 """
 
-import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
 from counterpoint.duet.signal import SIGNAL_CLOSE
 from counterpoint.gateway.api import Delta
 from counterpoint.gateway.texts import Opening, Stopped, Until
-from counterpoint.gateway.turn import Call, Turn
-from counterpoint.gateway.types import Ask, Piece, Role, Upstream, UpstreamError, Usage
+from counterpoint.gateway.turn import Call, Turn, call
+from counterpoint.gateway.types import Ask, Piece, Role, Upstream, UpstreamError
 from counterpoint.gateway.upstreams.context import within
 
-CHARACTERS_A_TOKEN = 4
 SHARE_OF_ANSWER = 4
 """Of a bound on signal and answer together, a quarter is kept for the answer."""
 
@@ -99,7 +97,8 @@ async def signal_by(model: Upstream, turn: Turn, reader: int | None = None) -> A
         return
     opening, until, thinking = Opening(), Until(SIGNAL_CLOSE), False
     ask = Ask("signal", turn.messages, budget, replace(turn.sampling, n=1, stop=()))
-    async with aclosing(call(model, ask, turn)) as pieces:
+    async with AsyncExitStack() as until_left:
+        pieces = await until_left.enter_async_context(aclosing(call(model, ask, turn)))
         async for piece in pieces:
             thinking = thinking or bool(piece.thinking)
             if thinking and piece.text.strip():
@@ -108,7 +107,9 @@ async def signal_by(model: Upstream, turn: Turn, reader: int | None = None) -> A
             if text:
                 yield text
             if until.found:
-                ask.known.over = True
+                if model.thinks == "hidden":  # it ends now, and only then says what it thought
+                    until_left.pop_all()
+                    turn.let_end(pieces)
                 break
     if rest := until.feed(opening.end()) + until.end():
         yield rest
@@ -116,6 +117,8 @@ async def signal_by(model: Upstream, turn: Turn, reader: int | None = None) -> A
 
 async def answer_by(model: Upstream, turn: Turn, signal: str) -> AsyncGenerator[Delta, None]:
     """The answer with a signal (empty: unaided)."""
+    if turn.total_tokens is not None:
+        await turn.settle()  # what is left for the answer is known only then
     async with aclosing(call(model, ask_answer(turn, signal), turn)) as pieces:
         async for piece in pieces:
             yield spoken(piece)
@@ -154,51 +157,13 @@ def _split(piece: Piece, part: Stopped, record: Call) -> Delta:
         more_thought, more_said = part.end(finished=piece.finish == "stop")
         thought, said = thought + more_thought, said + more_said
     if piece.thinking or thought:
-        record.thinking_tokens += piece.tokens
+        record.thought += piece.tokens
     return Delta(piece.thinking + thought, said, piece.index, "stop" if part.found else piece.finish)
 
 
 def spoken(piece: Piece) -> Delta:
     """A piece of an answer, with what a server took for reasoning in it as such."""
     return Delta(piece.thinking, piece.text, piece.index, piece.finish)
-
-
-async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, None]:
-    """The pieces of one call. What it took is in the turn, however it ends: by itself, by an error, or since nobody listens."""
-    record = Call(model.role, ask.stage, model.name)
-    turn.calls.append(record)
-    began, counted, said = time.monotonic(), 0, None
-    try:
-        async with aclosing(model.stream(ask)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Usage):
-                    said = piece
-                    continue
-                if record.first_seconds is None:
-                    record.first_seconds = time.monotonic() - began
-                counted += piece.tokens
-                yield piece
-    except UpstreamError as error:
-        record.error, record.failure, said = error.kind, error, error.usage
-        raise
-    finally:
-        record.usage = said or _cut_short(ask.known.usage, counted)
-        if record.usage.estimated and not record.usage.prompt_tokens:
-            record.usage = replace(record.usage, prompt_tokens=guessed_tokens(ask))
-        record.estimated = record.usage.estimated
-        record.seconds = time.monotonic() - began
-        record.model = model.name
-
-
-def _cut_short(known: Usage, counted: int) -> Usage:
-    """Of a call that we ended."""
-    estimated = known.estimated or not known.prompt_tokens
-    return Usage(known.prompt_tokens, max(known.output_tokens, counted), estimated)
-
-
-def guessed_tokens(ask: Ask) -> int:
-    """Of a prompt whose model did not say it: four characters a token, as English has about."""
-    return sum(map(len, (*(message.content for message in ask.messages), ask.signal))) // CHARACTERS_A_TOKEN + 1
 
 
 async def one_of(

@@ -63,6 +63,7 @@ class Served(Response):
         leaving.cancel()
         serving.cancel()  # if it goes on: this closes the policy's generator, and with it the connection to the model
         await asyncio.wait({serving, leaving})
+        await self.turn.settle(at_once=True)
         if stopping and serving.cancelled():
             await self.fail(STOPPING, scope, receive, send)
         await self.book()
@@ -162,6 +163,7 @@ class Served(Response):
 
     async def book(self) -> None:
         """Write down, once, what was spent: in the ledger, the metrics, the log and the trace."""
+        await self.turn.settle()
         if self.is_booked:
             return
         self.is_booked = True

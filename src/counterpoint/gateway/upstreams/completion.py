@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from counterpoint.gateway.types import Ask, ErrorKind, Finish, Piece, Usage
+from counterpoint.gateway.types import Ask, ErrorKind, Finish, Piece
 
 DONE = b"[DONE]"
 TELLING_ENGINES = ("vllm", "sglang")
@@ -34,6 +34,7 @@ class Completion:
     def __init__(self, ask: Ask):
         self.done = False
         self.begun = False
+        self.tally = ask.tally
         self._logprobs = ask.logprobs
         self._open = set(range(ask.sampling.n))
         """Choices that have no end yet."""
@@ -42,14 +43,8 @@ class Completion:
         budget = ask.max_tokens * ask.sampling.n
         self._token_limit = budget + budget // 4 + 16
         """A delta may be less than a token, so a server that keeps to the budget may send some more of them."""
-        self._prompt = self._output = self._counted_then = 0
-        """Usage by the server, and what was counted when it said so."""
-
-    @property
-    def usage(self) -> Usage:
-        """By the server, and counted since it last said; what a prompt has only the server knows."""
-        since = self._counted - self._counted_then
-        return Usage(self._prompt, self._output + since, estimated=self.begun and (since > 0 or not self._prompt))
+        self._told_apart = False
+        """Whether the server says its usage in the chunks of choices, for each apart."""
 
     @property
     def byte_limit(self) -> int:
@@ -78,8 +73,7 @@ class Completion:
             raise BadCompletion("protocol", "sent what is no completion", excerpt(data)) from error
         if found:
             self.begun = True
-        # servers that say their usage all along do so for each choice apart
-        self._told(chunk, at_least=self._counted if chunk["choices"] and len(self._tokens) > 1 else 0)
+        self._told(chunk, self._whose(chunk["choices"]))
         return found
 
     def whole(self, body: bytes) -> list[Piece]:
@@ -93,7 +87,7 @@ class Completion:
         self._told(chunk)
         self.done = True
         self.begun = bool(found)
-        tokens, more = divmod(self.usage.output_tokens, len(found) or 1)
+        tokens, more = divmod(self.tally.usage.output_tokens, len(found) or 1)
         return [replace(piece, tokens=tokens + (number < more)) for number, piece in enumerate(found)]
 
     def end(self) -> list[Piece]:
@@ -106,13 +100,24 @@ class Completion:
         finish: Finish = "stop" if self.done else "length"
         return [Piece(index=index, finish=finish) for index in sorted(self._open)]
 
-    def _told(self, chunk: dict[str, Any], at_least: int = 0) -> None:
-        """The usage in a chunk, if there is one."""
+    def _told(self, chunk: dict[str, Any], index: int | None = None) -> None:
+        """The usage in a chunk, if there is one: that of one choice, or of all."""
         usage = chunk.get("usage")
         if isinstance(usage, dict):
-            self._prompt = _natural(usage.get("prompt_tokens"), self._prompt)
-            self._output = max(at_least, _natural(usage.get("completion_tokens"), self._counted))
-            self._counted_then = self._counted
+            details = usage.get("completion_tokens_details")
+            thinking = details.get("reasoning_tokens") if isinstance(details, dict) else 0
+            self.tally.tell(
+                _natural(usage.get("prompt_tokens")), _natural(usage.get("completion_tokens")), index, _natural(thinking)
+            )
+            self._told_apart = self._told_apart or index is not None
+
+    def _whose(self, choices: list[dict[str, Any]]) -> int | None:
+        """Of which choice a chunk's usage is: servers that say it all along (vLLM) do so for each apart, in its chunks.
+
+        One that says it only with the last end says that of all.
+        """
+        apart = len(choices) == 1 and (bool(self._open) or self._told_apart)
+        return choices[0].get("index", 0) if apart else None
 
     def _piece(self, choice: dict[str, Any], delta: dict[str, Any] | None) -> Piece | None:
         index = choice.get("index", 0)
@@ -133,6 +138,8 @@ class Completion:
         if not tokens and reason is None:
             return None
         self._counted += tokens
+        if tokens:
+            self.tally.count(tokens, index)
         self._tokens[index] += tokens
         return Piece(index, text, thinking, tokens, logprob, self._finished(index, reason))
 
@@ -167,7 +174,7 @@ def listed(body: bytes, name: str = "") -> Listed:
     try:
         models = from_json(body)["data"]
         model = next((each for each in models if each["id"] == name), models[0])
-        found, engine, context = model["id"], model.get("owned_by"), _natural(model.get("max_model_len"), 0)
+        found, engine, context = model["id"], model.get("owned_by"), _natural(model.get("max_model_len"))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise BadCompletion("protocol", "lists no model; name one in `model`. It sent", excerpt(body)) from error
     if not isinstance(found, str) or not found:
@@ -211,5 +218,5 @@ def status_kind(status: int) -> ErrorKind:
     return "denied" if status >= 400 else "protocol"
 
 
-def _natural(value: object, default: int) -> int:
-    return value if isinstance(value, int) and value >= 0 else default
+def _natural(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

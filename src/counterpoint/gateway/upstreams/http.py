@@ -6,21 +6,22 @@ import json
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from counterpoint.errors import ConfigError
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, UpstreamError, Usage
+from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, Thinks, UpstreamError
 from counterpoint.gateway.upstreams.breaker import Breaker, State
 from counterpoint.gateway.upstreams.chat import body_of
 from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, Listed, excerpt, listed, status_kind
 from counterpoint.gateway.upstreams.context import within
-from counterpoint.gateway.upstreams.reading import Limits, read_body, read_pieces
+from counterpoint.gateway.upstreams.reading import ANSWERS, Limits, read_body, read_pieces
 from counterpoint.gateway.upstreams.retry import backoff, retry_after
 
 RETRIED: tuple[ErrorKind, ...] = ("connect", "rate_limit", "server")
@@ -29,8 +30,9 @@ KEPT_SECONDS = 4.0
 LONGEST_WAIT = 10.0
 """A server that asks for more patience than this is not asked again: the other model answers, or the client is told."""
 READY_SECONDS = 2.0
-FAREWELL_SECONDS, FAREWELL_TOKENS = 1.0, 16
-"""For a model that has closed its signal to end by itself, so that it says its usage; it has nothing else to write."""
+THINKS: dict[str, Thinks] = {"thinking": "tagged", "native": "opened", "message": "hidden"}
+"""By where the signal stands."""
+CHARACTERS_A_TOKEN = 4
 LISTING_BYTES = 8 << 20
 
 
@@ -68,7 +70,11 @@ class HttpUpstream:
     def context_length(self) -> int | None:
         return self._listed.context_length if self._listed else None
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
+    @property
+    def thinks(self) -> Thinks:
+        return THINKS[self._config.signal]
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
         """As `Upstream.stream` says. Tries again while nothing has come; the breaker is told of every try."""
         deadline = asyncio.get_running_loop().time() + self._config.total_seconds
         asked_in_message = ask.stage == "signal" and self._config.signal == "message"
@@ -81,22 +87,14 @@ class HttpUpstream:
                             self._breaker.answering(ticket)
                             if asked_in_message:
                                 piece.thinking = ""  # M's own, shown or not, is not the signal that it was asked for
-                            try:
-                                yield piece
-                            except GeneratorExit:
-                                if asked_in_message and ask.known.over:
-                                    await _farewell(pieces)
-                                raise
+                            yield piece
             except UpstreamError as error:
                 wait = self._wait(error, attempt, deadline)
                 if completion.begun or wait is None:
                     raise
                 await asyncio.sleep(wait)
             else:
-                yield completion.usage
                 return
-            finally:
-                ask.known.usage = completion.usage
 
     async def ready(self) -> bool:
         """Whether the server answers now, and the breaker lets requests through."""
@@ -157,16 +155,18 @@ class HttpUpstream:
                 body = body_of(fitting, self._config, model.name, model.tells_usage)
                 response = await self._opened().post(self._completions, data=json.dumps(body).encode(), allow_redirects=False)
                 await self._check_status(response)
+            if response.content_type in ANSWERS:
+                ask.tally.begin(guessed_tokens(body), guessed=True)  # until the server says it
             async with aclosing(read_pieces(response, completion, limits)) as pieces:
                 async for piece in pieces:
                     yield piece
         except BadCompletion as error:
-            raise self._error(error.kind, error.message, completion.usage, quoted=error.quoted) from error
+            raise self._error(error.kind, error.message, quoted=error.quoted) from error
         except (aiohttp.ClientError, OSError) as error:
             if not completion.ended:  # else only [DONE] was missing
                 kind, message = _failure(error)
                 message = message or limits.overstepped(completion, clock())
-                raise self._error(kind, message, completion.usage) from error
+                raise self._error(kind, message) from error
         finally:
             if response:
                 response.close()
@@ -209,12 +209,10 @@ class HttpUpstream:
         wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
         raise self._error(status_kind(response.status), said, retry_after=wait, quoted=excerpt(bytes(body)))
 
-    def _error(
-        self, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None, quoted: str = ""
-    ) -> UpstreamError:
+    def _error(self, kind: ErrorKind, message: str, retry_after: float | None = None, quoted: str = "") -> UpstreamError:
         if self._key:
             message, quoted = (text.replace(self._key, "***") for text in (message, quoted))  # servers quote it
-        return UpstreamError(self.role, kind, f"{self._server} {message}", usage, retry_after, quoted)
+        return UpstreamError(self.role, kind, f"{self._server} {message}", retry_after, quoted)
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session; it belongs to the event loop that first uses it."""
@@ -232,15 +230,9 @@ class HttpUpstream:
         return self._session
 
 
-async def _farewell(pieces: AsyncGenerator[Piece, None]) -> None:
-    """Let a model that is about to end do so. If it fails now, nothing is lost but its usage, which is then estimated."""
-    tokens = 0
-    with suppress(TimeoutError, UpstreamError):
-        async with asyncio.timeout(FAREWELL_SECONDS):
-            async for piece in pieces:
-                tokens += piece.tokens
-                if tokens > FAREWELL_TOKENS:
-                    break
+def guessed_tokens(body: Mapping[str, Any]) -> int:
+    """Of the prompt in a request, which only the server knows: four characters a token, as English has about."""
+    return sum(len(message["content"]) for message in body.get("messages", ())) // CHARACTERS_A_TOKEN + 1
 
 
 def _failure(error: aiohttp.ClientError | OSError) -> tuple[ErrorKind, str]:

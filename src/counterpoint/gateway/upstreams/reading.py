@@ -13,6 +13,8 @@ from counterpoint.gateway.upstreams.sse import EventSplitter
 
 SETTLE_SECONDS = 1.0
 """For usage and [DONE] once every choice has ended."""
+ANSWERS = ("application/json", "text/event-stream")
+"""Content types of an answer."""
 LINGER_SECONDS = 0.1
 """For the end of the body after [DONE], so that the connection can be used again."""
 
