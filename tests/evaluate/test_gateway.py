@@ -222,7 +222,7 @@ def test_an_answer_that_ran_out_of_budget_is_unfinished(task, recipe):
 
 def test_answers_of_a_stand_in_are_counted_and_said(task, tmp_path, recipe_file, capsys):
     """M is away: m answers for it, and for itself."""
-    with serving(pair(capable=lambda ask: [broken("capable", spent=1)])) as served:
+    with serving(pair(capable=lambda ask: [Piece(), Usage(5, 1), broken("capable")])) as served:
         assert main(["eval", str(recipe_file), "--gateway", served.url, "--out", str(tmp_path), "--quiet"]) == 0
     evaluation = Evaluation.from_json((tmp_path / EVALUATION).read_text())
     assert {name: result.fallbacks for name, result in evaluation.systems.items()} == {"capable": 8, "duet": 8, "light": 0}

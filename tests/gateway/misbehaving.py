@@ -375,6 +375,12 @@ def fat(reply: Reply) -> None:
     reply.write(STREAM_HEAD[:-2] + b"X-Fat: " + b"x" * (1 << 20))
 
 
+def odd(reply: Reply) -> None:
+    """A header without a colon, that quotes the question."""
+    said = reply.body["messages"][-1]["content"].encode()
+    reply.write(STREAM_HEAD[:-2] + b"X-Echo " + said + b"\x00\r\n\r\n")
+
+
 def moved(reply: Reply) -> None:
     """A redirection, to a place that would answer."""
     reply.error("307 Temporary Redirect", "Location: /instant/moved/v1/chat/completions")
@@ -416,7 +422,7 @@ MODES = {
         *(instant, plain, paced, silent, thinking, echoing, closing, commented, undone, lingering, unended),
         *(headless, tokenless, stalled, endless, line, noise, vast),
         *(half, headers, dropped, cut),
-        *(garbled, foreign, troubled, html, zipped, fat, moved),
+        *(garbled, foreign, troubled, html, zipped, fat, odd, moved),
         *(busy, broken, unauthorized, lively),
     )
 }

@@ -280,6 +280,27 @@ def test_what_is_refused_before_a_model_is_asked_is_metered_and_logged_with_its_
     assert reason in record.fields["reason"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "headers"),
+    [
+        ({"counterpoint": {"my secret": 1}}, {}),
+        ({"counterpoint": {"my secret" * 10_000: 1}}, {}),
+        ({"model": "my secret"}, {}),
+        ({}, {"content-type": "my secret"}),
+        ({}, {"host": "my secret"}),
+    ],
+)
+def test_of_a_refused_requests_own_words_none_are_in_the_log(fields, headers, caplog):
+    caplog.set_level(logging.INFO, "counterpoint.gateway")
+    with serving(pair()) as served:
+        status, body, _ = served.post({"messages": QUESTION, **fields}, **headers)
+    assert status in (400, 403, 404, 415)
+    assert len(str(body)) < 500
+    [record] = [record for record in caplog.records if record.message == "refused"]
+    assert record.fields["reason"]
+    assert "secret" not in str(record.fields)
+
+
 def test_models_are_asked_whether_they_are_ready_once_a_second():
     asked = pair()
     asked.capable.ready = Mock(side_effect=asked.capable.ready)

@@ -135,6 +135,7 @@ class Gateway:
                 f"there is no model {asked.model!r}; choose one of {', '.join(models)}",
                 code="model_not_found",
                 param="model",
+                reason="there is no model of the name that was asked for",
             )
         named: Any = self.config.routing.policy if asked.model == SERVED else asked.model
         policy = asked.counterpoint.policy or named

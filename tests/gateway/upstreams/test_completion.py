@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, Usage
-from counterpoint.gateway.upstreams.completion import BadCompletion, Completion, listed
+from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, excerpt, listed
 
 
 def completion(n: int = 1, max_tokens: int = 8, logprobs: bool = False) -> Completion:
@@ -181,8 +181,8 @@ def test_a_server_that_ignores_the_budget_is_cut_off_a_little_later():
         ([b'{"choices": [3]}'], "protocol", "no completion"),
         ([b'{"choices": [{"index": 0, "delta": "x"}]}'], "protocol", "no completion"),
         ([b'{"choices": [{"index": 0, "delta": {"content": ["x"]}}]}'], "protocol", "no completion"),
-        ([chunk("a", index=1)], "protocol", "sent choice 1, of 1"),
-        ([chunk("a", index=-1)], "protocol", "sent choice -1, of 1"),
+        ([chunk("a", index=1)], "protocol", "none of the 1 asked for: 1"),
+        ([chunk("a", index=-1)], "protocol", "none of the 1 asked for: -1"),
         ([chunk("a", finish="stop"), chunk("b")], "protocol", "more of choice 0 after its end"),
         ([chunk("a", finish="error")], "server", "finish_reason error"),
         ([b'{"error": {"message": "full"}}'], "server", "full"),
@@ -202,6 +202,16 @@ def test_a_server_that_ignores_n_is_an_error():
 
 def test_errors_quote_no_more_than_200_characters():
     assert len(complaint(completion(), b'{"x": "' + "é\n".encode() * 5000 + b'"')[1]) < 250
+
+
+@pytest.mark.parametrize("key", ["sk-SECRET0123456789abcdefghijklmnop", 'sk/SECRET/with\\and"quotes'])
+@pytest.mark.parametrize("read", [10**6, 700])
+def test_wherever_a_quoted_text_is_cut_no_part_of_a_key_is_left(key, read):
+    """`read`: the bytes of it that were read."""
+    for form in {key, json.dumps(key)[1:-1], json.dumps(key)[1:-1].replace("/", "\\/")}:
+        for before in [*range(EXCERPT + 5), *range(read - 40, min(read, 1000) + 5)]:
+            said = excerpt((b"." + b" " * (before > EXCERPT + 5) + b"x" * before + form.encode() + b" was wrong")[:read], key)
+            assert key[:4] not in said, (before, said)
 
 
 def test_one_body_is_taken_for_a_stream():

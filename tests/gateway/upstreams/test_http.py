@@ -588,6 +588,20 @@ def test_the_key_is_sent_and_never_quoted(misbehaving, monkeypatch):
     assert "very-secret" not in repr(error)
 
 
+def test_a_key_that_begins_where_the_quotation_ends_is_cut_off(misbehaving, monkeypatch):
+    for length in range(150, 230):
+        monkeypatch.setenv("MY_KEY", "s" * length + "-very-secret")
+        _, error = fault(misbehaving.url("unauthorized"), api_key_env="MY_KEY")
+        assert "sss" not in str(error)
+    assert "sss" not in error.reason
+
+
+def test_what_is_no_http_is_quoted_for_the_log_only_if_texts_may_be(misbehaving):
+    _, error = fault(misbehaving.url("odd"))
+    assert "X-Echo hello" in str(error)
+    assert "hello" not in error.reason
+
+
 @pytest.mark.parametrize("value", [None, "", " \n", "sk-\nInjected: x", "sk-é"])
 def test_a_missing_or_broken_key_is_said_at_once(monkeypatch, value):
     monkeypatch.delenv("MY_KEY", raising=False)

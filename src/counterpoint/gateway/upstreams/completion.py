@@ -1,5 +1,6 @@
 """From the events of a chat completion to pieces: what came is checked, counted, and never passed over in silence."""
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +16,10 @@ EXCERPT = 200
 
 
 class BadCompletion(Exception):
-    """What a server sent is no answer, or says that there is none; `quoted` is how it said so."""
+    """What a server sent is no answer, or says that there is none; `quoted` is all that it said of it, keys and all."""
 
-    def __init__(self, kind: ErrorKind, message: str, quoted: str = ""):
-        super().__init__(f"{message}: {quoted}" if quoted else message)
+    def __init__(self, kind: ErrorKind, message: str, quoted: bytes = b""):
+        super().__init__(f"{message}: {excerpt(quoted)}" if quoted else message)
         self.kind: ErrorKind = kind
         self.message, self.quoted = message, quoted
 
@@ -70,7 +71,7 @@ class Completion:
         try:
             found = [piece for choice in chunk["choices"] if (piece := self._piece(choice, choice.get("delta")))]
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadCompletion("protocol", "sent what is no completion", excerpt(data)) from error
+            raise BadCompletion("protocol", "sent what is no completion", data) from error
         if found:
             self.begun = True
         self._told(chunk, self._whose(chunk["choices"]))
@@ -83,7 +84,7 @@ class Completion:
             choices = [{**choice, "delta": choice["message"]} for choice in chunk["choices"]]
             found = [piece for choice in choices if (piece := self._piece(choice, choice["delta"]))]
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadCompletion("protocol", "sent what is no completion", excerpt(body)) from error
+            raise BadCompletion("protocol", "sent what is no completion", body) from error
         self._told(chunk)
         self.done = True
         self.begun = bool(found)
@@ -154,7 +155,9 @@ class Completion:
     def _late(self, index: object, delta: dict[str, Any] | None) -> None:
         """Something for a choice that has ended; servers may say its end twice."""
         if not isinstance(index, int) or not 0 <= index < len(self._tokens):
-            raise BadCompletion("protocol", f"sent choice {index!r}, of {len(self._tokens)} that were asked for")
+            raise BadCompletion(
+                "protocol", f"sent a choice that is none of the {len(self._tokens)} asked for", repr(index).encode()
+            )
         if delta and (delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")):
             raise BadCompletion("protocol", f"sent more of choice {index} after its end")
 
@@ -176,28 +179,40 @@ def listed(body: bytes, name: str = "") -> Listed:
         model = next((each for each in models if each["id"] == name), models[0])
         found, engine, context = model["id"], model.get("owned_by"), _natural(model.get("max_model_len"))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise BadCompletion("protocol", "lists no model; name one in `model`. It sent", excerpt(body)) from error
+        raise BadCompletion("protocol", "lists no model; name one in `model`. It sent", body) from error
     if not isinstance(found, str) or not found:
-        raise BadCompletion("protocol", "lists a model without a name", excerpt(body))
+        raise BadCompletion("protocol", "lists a model without a name", body)
     if name and name != found:
         return Listed(name, engine in TELLING_ENGINES)
     return Listed(found, engine in TELLING_ENGINES, context or None)
 
 
-def excerpt(text: bytes) -> str:
-    """The beginning of what a server sent, in one line."""
-    return " ".join(text[: 4 * EXCERPT].decode(errors="replace").split())[:EXCERPT]
+def excerpt(text: bytes, secret: str | None = None) -> str:
+    """The beginning of what a server sent, in one line, without any part of a secret that may be in it."""
+    return " ".join(redacted(text, secret)[: 4 * EXCERPT].decode(errors="replace").split())[:EXCERPT]
+
+
+def redacted(text: bytes, secret: str | None) -> bytes:
+    """Without the secret, as it is or as JSON has it. A text may have been cut within it: then without its part at the end."""
+    if not secret:
+        return text
+    in_json = json.dumps(secret)[1:-1]
+    for form in {form.encode() for form in (secret, in_json, in_json.replace("/", "\\/"))}:
+        text = text.replace(form, b"***")
+        cut = next((size for size in range(len(form) - 1, 0, -1) if text.endswith(form[:size])), 0)
+        text = text[: len(text) - cut]
+    return text
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
         chunk = from_json(data)
     except ValueError as error:
-        raise BadCompletion("protocol", "sent JSON that cannot be read", excerpt(data)) from error
+        raise BadCompletion("protocol", "sent JSON that cannot be read", data) from error
     if not isinstance(chunk, dict):
-        raise BadCompletion("protocol", "sent what is no completion", excerpt(data))
+        raise BadCompletion("protocol", "sent what is no completion", data)
     if chunk.get("error"):
-        raise BadCompletion(_error_kind(chunk["error"]), "sent an error", excerpt(data))
+        raise BadCompletion(_error_kind(chunk["error"]), "sent an error", data)
     return chunk
 
 

@@ -164,9 +164,8 @@ class HttpUpstream:
             raise self._error(error.kind, error.message, quoted=error.quoted) from error
         except (aiohttp.ClientError, OSError) as error:
             if not completion.ended:  # else only [DONE] was missing
-                kind, message = _failure(error)
-                message = message or limits.overstepped(completion, clock())
-                raise self._error(kind, message) from error
+                kind, message, quoted = _failure(error)
+                raise self._error(kind, message or limits.overstepped(completion, clock()), quoted=quoted) from error
         finally:
             if response:
                 response.close()
@@ -207,12 +206,11 @@ class HttpUpstream:
             body += portion
         said = f"{response.method} {response.url.path} was answered with {response.status}"
         wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        raise self._error(status_kind(response.status), said, retry_after=wait, quoted=excerpt(bytes(body)))
+        raise self._error(status_kind(response.status), said, retry_after=wait, quoted=bytes(body))
 
-    def _error(self, kind: ErrorKind, message: str, retry_after: float | None = None, quoted: str = "") -> UpstreamError:
-        if self._key:
-            message, quoted = (text.replace(self._key, "***") for text in (message, quoted))  # servers quote it
-        return UpstreamError(self.role, kind, f"{self._server} {message}", retry_after, quoted)
+    def _error(self, kind: ErrorKind, message: str, retry_after: float | None = None, quoted: bytes = b"") -> UpstreamError:
+        said = excerpt(quoted, self._key)  # servers quote the key
+        return UpstreamError(self.role, kind, f"{self._server} {message}", retry_after, said)
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session; it belongs to the event loop that first uses it."""
@@ -235,15 +233,15 @@ def guessed_tokens(body: Mapping[str, Any]) -> int:
     return sum(len(message["content"]) for message in body.get("messages", ())) // CHARACTERS_A_TOKEN + 1
 
 
-def _failure(error: aiohttp.ClientError | OSError) -> tuple[ErrorKind, str]:
-    """Kind and message of what went wrong below HTTP's meaning; no message for a limit of ours."""
+def _failure(error: aiohttp.ClientError | OSError) -> tuple[ErrorKind, str, bytes]:
+    """Kind, message (none for a limit of ours) and quoted words of what went wrong below HTTP's meaning."""
     if isinstance(error, aiohttp.ClientResponseError):
-        return "protocol", f"sent no HTTP: {' '.join(error.message.split())[:EXCERPT]}"
+        return "protocol", "sent no HTTP", error.message.encode(errors="replace")
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-        return "timeout", ""
+        return "timeout", "", b""
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "connect", "closed the connection in the middle of an answer"
-    return "connect", f"cannot be reached: {str(error)[:EXCERPT] or type(error).__name__}"
+        return "connect", "closed the connection in the middle of an answer", b""
+    return "connect", f"cannot be reached: {str(error)[:EXCERPT] or type(error).__name__}", b""
 
 
 def _key(role: Role, variable: str | None) -> str | None:
