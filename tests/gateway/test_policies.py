@@ -6,6 +6,7 @@ from contextlib import aclosing
 import pytest
 
 from counterpoint.gateway.api import Delta
+from counterpoint.gateway.budgets import Budgets
 from counterpoint.gateway.policies import POLICIES, Pair
 from counterpoint.gateway.turn import Turn
 from counterpoint.gateway.types import Message, Piece, Sampling, UpstreamError, Usage
@@ -14,10 +15,8 @@ from gateway.scripted import Scripted, broken, words
 from gateway.serving import config_of
 
 
-def turn(**changes) -> Turn:
-    return Turn(
-        **{"messages": (Message("user", "2+2?"),), "sampling": Sampling(), "signal_tokens": 50, "answer_tokens": 20} | changes
-    )
+def turn(signal=50, answer=20, total=None, sampling=Sampling(), streaming=True, **named) -> Turn:  # noqa: B008
+    return Turn((Message("user", "2+2?"),), sampling, Budgets(signal, answer, total, **named), streaming)
 
 
 async def _deltas(policy, pair, asked) -> list[Delta]:
@@ -68,7 +67,7 @@ def test_the_clients_stop_strings_and_number_of_choices_are_for_the_answer():
 
 def test_a_bound_on_both_stages_leaves_the_answer_what_the_signal_did_not_take():
     pair = Pair(capable := Scripted("capable", words("a b c")), light := Scripted("light", words("d")))
-    say("duet", pair, turn(total_tokens=10))
+    say("duet", pair, turn(total=10))
     assert (capable.asks[0].max_tokens, light.asks[0].max_tokens) == (8, 7)
 
 
@@ -117,21 +116,60 @@ def test_a_request_that_the_model_rejects_is_not_tried_on_the_other():
     assert len(capable.asks) == 1
 
 
-def test_what_became_too_long_by_the_signal_the_capable_model_answers():
-    pair = Pair(Scripted("capable", words("two twos"), words("four")), Scripted("light", [broken("light", "rejected")]))
+TOO_LONG = UpstreamError("light", "rejected", "was answered with 400", quoted="This model's maximum context length is 99 tokens")
+
+
+@pytest.mark.parametrize(("error", "context"), [(TOO_LONG, None), (broken("light", "rejected"), 130)])
+def test_what_became_too_long_by_the_signal_the_capable_model_answers(error, context):
+    pair = Pair(Scripted("capable", words("two twos"), words("four")), Scripted("light", [error]))
+    pair.light.context_length = context
     assert say("duet", pair, asked := turn()) == ("two twos", "four")
-    assert asked.fallback == "capable"
+    assert (asked.fallback, asked.warnings) == ("capable", set())
     with pytest.raises(UpstreamError):
         say("light", pair, turn())  # unaided it is the question that is wrong
+
+
+@pytest.mark.parametrize("context", [None, 10_000])
+def test_what_the_light_model_rejects_for_another_reason_is_an_error_that_the_operator_hears_of(context):
+    pair = Pair(capable := Scripted("capable", words("s")), Scripted("light", [broken("light", "rejected")]))
+    pair.light.context_length = context
+    with pytest.raises(UpstreamError):
+        say("duet", pair, asked := turn())
+    assert len(capable.asks) == 1
+    assert "light.omit" in str(asked.warnings)
 
 
 def test_a_signal_has_no_more_tokens_than_the_context_of_the_light_model_has_for_it():
     pair = Pair(capable := Scripted("capable", words("s")), light := Scripted("light", words("4")))
     light.context_length = 1000
-    say("duet", pair, turn(signal_tokens=4000, answer_tokens=200))
+    say("duet", pair, turn(4000, 200))
     assert capable.asks[0].max_tokens == 1000 - 200 - 128 - 2
-    say("duet", pair, turn(signal_tokens=4000, answer_tokens=900))
+    say("duet", pair, turn(4000, 900))
     assert capable.asks[1].max_tokens == 250  # the estimate is high: what does not fit the server says
+    say("duet", pair, turn(4000, 900, signal_named=True))
+    assert (capable.asks[2].max_tokens, capable.asks[2].named_tokens) == (4000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("named", "total", "expected"),
+    [
+        ({}, None, [(50, 0), (20, 0), (70, 0)]),
+        ({"answer_named": True}, None, [(50, 0), (20, 20), (70, 20)]),
+        ({"answer_named": True, "signal_named": True}, None, [(50, 50), (20, 20), (70, 70)]),
+        ({"answer_named": True}, 30, [(23, 0), (20, 20), (30, 20)]),
+    ],
+)
+def test_what_of_a_budget_the_client_named_the_upstream_is_told(named, total, expected):
+    pair = Pair(capable := Scripted("capable", words("s")), light := Scripted("light", words("4")))
+    for policy in ("duet", "capable"):
+        say(policy, pair, turn(total=total, **named))
+    assert [(ask.max_tokens, ask.named_tokens) for ask in (capable.asks[0], light.asks[0], capable.asks[1])] == expected
+
+
+def test_without_a_budget_for_it_there_is_no_signal():
+    pair = Pair(capable := Scripted("capable", words("s")), Scripted("light", words("4")))
+    assert say("duet", pair, turn(signal=0)) == ("", "4")
+    assert not capable.asks
 
 
 def test_an_answer_that_the_client_has_begun_to_read_is_not_begun_anew():
@@ -165,13 +203,35 @@ def test_auto_is_not_sure_of_an_answer_that_was_cut_off():
     assert not asked.blind
 
 
-@pytest.mark.parametrize("told", [(None, None), (-0.01, None), ()])
+@pytest.mark.parametrize("told", [(None, None), ()])
 def test_auto_is_not_sure_of_tokens_whose_probability_is_not_told(told):
     """A server may know no log-probabilities: that is not certainty."""
     unaided = [Piece(text="4", tokens=1, logprob=logprob) for logprob in told] + [Piece(finish="stop")]
     pair = Pair(Scripted("capable", words("because")), Scripted("light", unaided, words("4")), auto_threshold=-5)
     assert say("auto", pair, asked := turn()) == ("because", "4")
     assert asked.blind == bool(told)
+
+
+def test_auto_judges_by_the_tokens_whose_probability_is_told():
+    unaided = [Piece(text="4", tokens=1, logprob=p) for p in (-0.01, None, -0.01)] + [Piece(finish="stop")]
+    pair = Pair(capable := Scripted("capable", words("s")), Scripted("light", unaided), auto_threshold=-0.5)
+    assert say("auto", pair, asked := turn()) == ("", "444")
+    assert (asked.blind, capable.asks) == (False, [])
+
+
+@pytest.mark.parametrize(("second", "stands"), [(-0.02, True), (-3.0, False), (None, False)])
+def test_auto_is_as_sure_as_the_least_sure_of_several_choices(second, stands):
+    sure = [Piece(0, "4", tokens=1, logprob=-0.01)] * 9
+    unaided = [*sure, Piece(1, "5", tokens=1, logprob=second), Piece(0, finish="stop"), Piece(1, finish="stop")]
+    pair = Pair(capable := Scripted("capable", words("s")), Scripted("light", unaided), auto_threshold=-0.5)
+    say("auto", pair, turn(sampling=Sampling(n=2)))
+    assert bool(capable.asks) != stands
+
+
+def test_auto_asks_the_pair_where_the_server_refuses_to_tell_probabilities():
+    pair = Pair(Scripted("capable", words("s")), Scripted("light", [broken("light", "rejected")], words("4")), auto_threshold=-1)
+    assert say("auto", pair, asked := turn()) == ("s", "4")
+    assert (asked.blind, asked.fallback) == (True, None)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +256,63 @@ def test_alone_a_stop_string_ends_the_answer_and_never_the_thinking():
     assert deltas[-1].finish == "stop"
     assert capable.asks[0].sampling.stop == ()  # a server would end the thinking at it
     assert (capable.open, asked.calls[0].usage.output_tokens) == (0, 4)  # the rest was not waited for
+
+
+@pytest.mark.parametrize("thinks", ["tagged", "opened", "hidden"])
+@pytest.mark.parametrize("policy", ["capable", "light"])
+def test_alone_too_an_answer_has_no_more_tokens_than_it_may(thinks, policy):
+    """M is asked for thinking and answer together, also where it stands in."""
+    thought = {"tagged": ["<think>", "a ", "</think>", "\n\n"], "opened": ["a ", "</think>"], "hidden": []}[thinks]
+    script = [Piece(text=text, tokens=1) for text in [*thought, *"123456789"]]
+    light = [broken("light")]
+    pair = Pair(capable := Scripted("capable", [*script, Piece(finish="stop"), Usage(5, 99)]), Scripted("light", light))
+    capable.thinks = thinks
+    deltas = asyncio.run(_deltas(policy, pair, asked := turn(answer=5)))
+    assert "".join(d.content for d in deltas) == "12345"
+    assert [d.finish for d in deltas if d.finish] == ["length"]
+    written = len(thought) + 6  # one more shows that it goes on
+    assert asked.calls[-1].usage.output_tokens == (99 if thinks == "hidden" else written)
+
+
+def test_an_answer_of_just_as_many_tokens_as_it_may_have_ended_by_itself():
+    pair = Pair(Scripted("capable", words("1 2 3 4 5")), Scripted("light", []))
+    deltas = asyncio.run(_deltas("capable", pair, turn(answer=5)))
+    assert [d.finish for d in deltas if d.finish] == ["stop"]
+
+
+def test_a_model_that_thinks_out_of_sight_is_told_of_the_stop_strings_and_read_to_its_end():
+    """Else a stop string that comes early would hide from the books what it thought."""
+    script = [Piece(text="4. ", tokens=1), Piece(text="or 5", tokens=1), Piece(finish="stop"), Usage(5, 5000)]
+    pair = Pair(capable := Scripted("capable", script), Scripted("light", []))
+    capable.thinks = "hidden"
+    assert say("capable", pair, asked := turn(sampling=Sampling(stop=(".",)))) == ("", "4")  # it was not kept to
+    assert capable.asks[0].sampling.stop == (".",)
+    assert asked.calls[0].usage == Usage(5, 5000)
+
+
+@pytest.mark.parametrize("policy", ["duet", "auto"])
+def test_a_stop_string_that_a_server_was_not_told_of_ends_the_answer(policy):
+    """`omit` may keep it from the server."""
+    unheeded = [Piece(text=text, tokens=1, logprob=-0.1) for text in ("4", "EN", "D", "or 5")]
+    pair = Pair(Scripted("capable", words("s")), light := Scripted("light", [*unheeded, None]), auto_threshold=-1)
+    assert say(policy, pair, turn(sampling=Sampling(stop=("END",))))[1] == "4"
+    assert light.open == 0
+
+
+@pytest.mark.parametrize("text", ["first. I add</think>\n\n4", "<think>\nfirst. I add</think>\n\n4"])
+def test_thinking_that_the_prompt_opened_is_no_answer_and_ends_at_no_stop_string(text):
+    """R1 and Qwen3-Thinking, asked natively."""
+    script = [*(Piece(text=letter, tokens=1) for letter in text), Piece(finish="stop")]
+    pair = Pair(capable := Scripted("capable", script), Scripted("light", []))
+    capable.thinks = "opened"
+    assert say("capable", pair, turn(sampling=Sampling(stop=(".",)))) == ("first. I add", "4")
+
+
+def test_where_the_server_tells_thinking_apart_the_text_is_answer():
+    script = [Piece(thinking="hm", tokens=1), Piece(text="4", tokens=1), Piece(finish="stop")]
+    pair = Pair(capable := Scripted("capable", script), Scripted("light", []))
+    capable.thinks = "opened"
+    assert say("capable", pair, turn()) == ("hm", "4")
 
 
 def test_a_choice_that_stopped_waits_for_the_others_and_then_for_no_more():

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from counterpoint.gateway.texts import Stopped, Thinking, Until
+from counterpoint.gateway.texts import Reply, Thinking, Until
+from counterpoint.gateway.types import Piece
 from counterpoint.policy.rollout import cut_at_stop
 
 
@@ -84,16 +85,24 @@ def test_the_tag_may_be_the_prompts_or_the_models(opened, finished, expected):
     assert thought(*parts, finished=finished, opened=opened) == expected
 
 
+def heard(reply, *texts, finish="stop"):
+    """(thinking, answer) as each piece adds to it, and the end."""
+    pieces = [*(Piece(text=text, tokens=1) for text in texts), Piece(finish=finish)]
+    return [reply.hear(piece)[:2] for piece in pieces if not reply.over]
+
+
 @pytest.mark.parametrize("size", range(1, 9))
 def test_a_stop_string_ends_the_answer_and_not_the_thinking(size):
     text = "<think>\na\n\nb</think>\n\n7\n\nor 8"
-    apart = Stopped(("\n\n", "8"))
-    pieces = [apart.feed(text[i : i + size]) for i in range(0, len(text), size)]
-    assert tuple("".join(texts) for texts in zip(*pieces, apart.end(True), strict=True)) == ("a\n\nb", "7")
-    assert apart.found
+    reply = Reply(("\n\n", "8"), thinking=Thinking())
+    pieces = heard(reply, *(text[i : i + size] for i in range(0, len(text), size)))
+    assert tuple("".join(texts) for texts in zip(*pieces, strict=True)) == ("a\n\nb", "7")
+    assert reply.over
 
 
 def test_what_might_have_become_a_stop_string_is_shown_at_the_end():
-    apart = Stopped(("END",))
-    assert [apart.feed("7 E"), apart.feed("N"), apart.end(True)] == [("", "7 "), ("", ""), ("", "EN")]
-    assert not apart.found
+    assert heard(Reply(("END",), thinking=Thinking()), "7 E", "N") == [("", "7 "), ("", ""), ("", "EN")]
+
+
+def test_what_might_have_become_a_stop_string_is_shown_where_the_budget_ends_the_answer():
+    assert heard(Reply(("END",), tokens=2), "7 E", "N", "X") == [("", "7 "), ("", ""), ("", "EN")]

@@ -173,8 +173,8 @@ class Served(Response):
         used: dict[Role, Usage] = {"capable": total(self.turn, "capable"), "light": total(self.turn, "light")}
         self.gateway.metrics.ended(self.policy, self.status, seconds, self.turn, key, cost)
         trace_turn(self.id, self.policy, self.status, self.turn, seconds)
-        if self.turn.blind:
-            self.gateway.warn_once("auto asks the pair every time: m's server gives no log-probabilities; have it, or take duet")
+        for warning in self.turn.warnings:
+            self.gateway.warn_once(warning)
         shown = self.gateway.config.server.log_texts
         texts = {"messages": [vars(m) for m in self.turn.messages]} if shown else {}
         log(

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from counterpoint.errors import LedgerError
 from counterpoint.gateway.access.ledger import Admission, Ledger, Refused
 from counterpoint.gateway.api import SERVED, ApiError, ChatRequest, ErrorBody, PolicyName, parse
+from counterpoint.gateway.budgets import Budgets
 from counterpoint.gateway.config import GatewayConfig
 from counterpoint.gateway.gate import Gate
 from counterpoint.gateway.incoming import HeadAsGet, body_of, check_host, id_of
@@ -153,14 +154,19 @@ class Gateway:
     def turn_of(self, asked: ChatRequest) -> Turn:
         """What the stages are told."""
         budget = self.config.budget
-        by_effort = {None: budget.medium, "medium": budget.medium}
-        by_effort |= dict.fromkeys(("none", "minimal", "low"), budget.low) | dict.fromkeys(("high", "xhigh"), budget.high)
+        by_effort = {"none": 0, None: budget.medium, "medium": budget.medium}
+        by_effort |= dict.fromkeys(("minimal", "low"), budget.low) | dict.fromkeys(("high", "xhigh"), budget.high)
+        signal, answer = asked.counterpoint.max_signal_tokens, asked.max_tokens or asked.max_completion_tokens
         return Turn(
             messages=tuple(message.turn() for message in asked.messages),
             sampling=Sampling(asked.temperature, asked.top_p, asked.stops, asked.seed, asked.n or 1),
-            signal_tokens=asked.counterpoint.max_signal_tokens or by_effort[asked.reasoning_effort],
-            answer_tokens=asked.max_tokens or asked.max_completion_tokens or budget.answer,
-            total_tokens=asked.max_completion_tokens,
+            budgets=Budgets(
+                signal or by_effort[asked.reasoning_effort],
+                answer or budget.answer,
+                asked.max_completion_tokens,
+                signal_named=signal is not None,
+                answer_named=answer is not None,
+            ),
             streaming=bool(asked.stream),
         )
 

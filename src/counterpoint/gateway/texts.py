@@ -1,8 +1,10 @@
 """Text that comes in pieces: ended at a marker, thinking told from answer at the tags, and no part of either let out."""
 
+import math
 from collections.abc import Sequence
 
 from counterpoint.duet.signal import SIGNAL_CLOSE, SIGNAL_OPEN
+from counterpoint.gateway.types import Finish, Piece
 
 
 class Until:
@@ -85,7 +87,8 @@ class Thinking:
     """Tells thinking from answer.
 
     Args:
-        opened: the text begins within the thinking, since the prompt opened it; else only a text that begins with the tag thinks.
+        opened: the text begins within the thinking, since the prompt opened it, and may open it again; else only a text that
+            begins with the tag thinks.
     """
 
     def __init__(self, opened: bool = False):
@@ -94,14 +97,27 @@ class Thinking:
         self._thought = ""
         self._answering = False
 
+    @property
+    def inside(self) -> bool:
+        """Whether the text is in the thinking."""
+        return (self._opened or self._opening.found) and not self._until.found
+
+    @property
+    def answering(self) -> bool:
+        """Whether the answer has begun, as far as can be told yet."""
+        return self._answering if self._until.found else not self.inside
+
+    def apart(self) -> None:
+        """The server tells thinking apart from the text, which is answer alone."""
+        self._opened = False
+
     def split(self, text: str) -> tuple[str, str]:
         """The thinking and the answer in some more of the text."""
         if self._until.found:
             return "", self._answer(text)
-        if not self._opened:
-            text = self._opening.feed(text)
-            if not self._opening.found:
-                return "", text
+        text = self._opening.feed(text)
+        if not self._opened and not self._opening.found:
+            return "", text
         thought = self._until.feed(text)
         self._thought += thought
         return thought, self._answer(self._until.rest) if self._until.found else ""
@@ -110,9 +126,10 @@ class Thinking:
         """What is left at the end. A model that finished without ever closing its thinking has answered all along."""
         if self._until.found:
             return "", ""
+        held = self._opening.end()
         if not self._opened and not self._opening.found:
-            return "", self._opening.end()
-        rest = self._until.end()
+            return "", held
+        rest = self._until.feed(held) + self._until.end()
         return ("", self._answer(self._thought + rest)) if finished else (rest, "")
 
     def _answer(self, text: str) -> str:
@@ -123,23 +140,51 @@ class Thinking:
         return text
 
 
-class Stopped:
-    """An answer up to the first of a client's stop strings, and what was thought before it, which no stop string ends."""
+class Reply:
+    """One choice on its way: what is thought, and an answer that ends at a client's stop string or when it is long enough.
 
-    def __init__(self, stops: Sequence[str]):
-        self._thinking, self._until = Thinking(), Until(*stops)
+    Args:
+        stops: for the answer; none of them ends the thinking.
+        tokens: as many as the answer may have, where the model is not told.
+        thinking: tells it apart in the text; None: all of that is answer.
+    """
 
-    @property
-    def found(self) -> bool:
-        """Whether a stop string has come."""
-        return self._until.found
+    def __init__(self, stops: Sequence[str], tokens: int | None = None, thinking: Thinking | None = None):
+        self.over = False
+        self._until, self._tokens, self._thinking = Until(*stops), tokens, thinking
+        self._answered = 0
 
-    def feed(self, text: str) -> tuple[str, str]:
-        """The thinking and the answer in some more of the text."""
-        thought, said = self._thinking.split(text)
-        return thought, self._until.feed(said)
+    def hear(self, piece: Piece) -> tuple[str, str, Finish | None]:
+        """What some more of the choice adds to thinking and answer, and why it has ended."""
+        was_thinking = self._thinking is not None and self._thinking.inside
+        thought, said = self._split(piece)
+        if not was_thinking and (self._thinking is None or self._thinking.answering):
+            if self._answered and self._answered + piece.tokens > (self._tokens or math.inf):
+                return thought, self._ended(), "length"
+            self._answered += piece.tokens
+        else:
+            self._answered = 0  # what seemed to be answer was the opening tag
+        said = self._until.feed(said)
+        if self._until.found:
+            self.over = True
+            return thought, said, "stop"
+        if not piece.finish:
+            return thought, said, None
+        if self._thinking is not None:
+            more_thought, more_said = self._thinking.end(finished=piece.finish == "stop")
+            thought, said = thought + more_thought, said + self._until.feed(more_said)
+        said += self._ended()
+        return thought, said, "stop" if self._until.found else piece.finish
 
-    def end(self, finished: bool) -> tuple[str, str]:
-        """What is left at the end; `finished`: the model ended by itself."""
-        thought, said = self._thinking.end(finished)
-        return thought, self._until.feed(said) + self._until.end()
+    def _split(self, piece: Piece) -> tuple[str, str]:
+        if self._thinking is None:
+            return piece.thinking, piece.text
+        if piece.thinking:
+            self._thinking.apart()
+        thought, said = self._thinking.split(piece.text)
+        return piece.thinking + thought, said
+
+    def _ended(self) -> str:
+        """What was held back."""
+        self.over = True
+        return self._until.end()

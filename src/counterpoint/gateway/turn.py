@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
+from counterpoint.gateway.budgets import Budgets
 from counterpoint.gateway.types import Ask, Message, Piece, Role, Sampling, Stage, Tally, Upstream, UpstreamError, Usage
 
 FAREWELL_SECONDS, FAREWELL_TOKENS = 1.0, 16
@@ -51,12 +52,7 @@ class Turn:
 
     messages: tuple[Message, ...]
     sampling: Sampling
-    signal_tokens: int
-    """M's budget."""
-    answer_tokens: int
-    """The answer's."""
-    total_tokens: int | None = None
-    """Bound on signal and answer together."""
+    budgets: Budgets
     streaming: bool = True
     """Whether the client sees deltas as they come: then an answer that has begun cannot be taken back."""
     calls: list[Call] = field(default_factory=list)
@@ -64,6 +60,8 @@ class Turn:
     """The model that stood in for the other."""
     blind: bool = False
     """`auto` could not tell how sure m is, since its server gave no log-probabilities."""
+    warnings: set[str] = field(default_factory=set)
+    """For the operator, who has something to change."""
 
     farewells: list[tuple[asyncio.Task[None], AsyncGenerator[Piece, None]]] = field(default_factory=list)
     """Calls that go on beside the others until they have said their usage."""

@@ -115,6 +115,8 @@ class Ask:
     """`answer`: M's signal, as the thinking that the answer follows."""
     logprobs: bool = False
     """Whether pieces carry the log-probability of their tokens."""
+    named_tokens: int = 0
+    """Of max_tokens, what the client asks for by number: never less is asked for."""
     tally: Tally = field(default_factory=Tally, compare=False, repr=False)
     """Of this call alone."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from counterpoint.errors import ConfigError
+from counterpoint.gateway.budgets import Budgets
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.policies import signal_by
 from counterpoint.gateway.turn import Call, Turn
@@ -210,7 +211,7 @@ def reads_signal(misbehaving: Misbehaving, mode: str, **config: Any) -> Call:
     """What a signal took that is read to its closing tag; the model that reads it is asked at once."""
 
     async def use(asked: HttpUpstream) -> tuple[Call, float]:
-        turn = Turn(MESSAGES, Sampling(), signal_tokens=64, answer_tokens=1)
+        turn = Turn(MESSAGES, Sampling(), Budgets(64, 1))
         async for _ in signal_by(asked, turn):
             pass
         read = time.monotonic()
@@ -233,6 +234,20 @@ def test_a_model_that_goes_on_after_its_signal_is_cut_off(misbehaving, config):
     usage = reads_signal(misbehaving, f"closing={config.pop('more', 0)}", **config).usage
     assert usage.estimated
     assert usage.output_tokens < 25
+
+
+@pytest.mark.parametrize(("named", "sent"), [(0, 1468), (2000, 2000), (8000, 8000)])
+def test_what_the_client_asks_for_by_number_is_asked_for(misbehaving, named, sent):
+    """The estimate of a prompt is high: an answer that would have fitted is not cut short by it."""
+    narrow = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm")
+    answer(narrow.url("instant"), Ask("alone", (Message("user", "word " * 1000),), 8000, named_tokens=named))
+    assert narrow.last("instant")["max_tokens"] == sent
+
+
+def test_a_server_without_end_is_cut_off_by_the_budget_that_it_was_given(misbehaving):
+    narrow = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm")
+    _, usage = answer(narrow.url("endless"), asking(100_000))
+    assert usage.output_tokens < 6000
 
 
 def test_no_more_is_asked_for_than_a_context_that_is_known_can_hold(misbehaving):

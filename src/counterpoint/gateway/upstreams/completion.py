@@ -28,6 +28,7 @@ class Completion:
     """What has come of one completion so far. Its methods raise `BadCompletion`.
 
     Attributes:
+        budget: tokens of a choice that were asked for.
         done: the server has said that this was all, with [DONE] or in one body.
         begun: a piece has come.
     """
@@ -41,11 +42,15 @@ class Completion:
         """Choices that have no end yet."""
         self._tokens = [0] * ask.sampling.n
         self._counted = 0
-        budget = ask.max_tokens * ask.sampling.n
-        self._token_limit = budget + budget // 4 + 16
-        """A delta may be less than a token, so a server that keeps to the budget may send some more of them."""
+        self.budget = ask.max_tokens
         self._told_apart = False
         """Whether the server says its usage in the chunks of choices, for each apart."""
+
+    @property
+    def _token_limit(self) -> int:
+        """A delta may be less than a token, so a server that keeps to the budget may send some more of them."""
+        budget = self.budget * len(self._tokens)
+        return budget + budget // 4 + 16
 
     @property
     def byte_limit(self) -> int:

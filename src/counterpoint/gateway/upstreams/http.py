@@ -15,12 +15,12 @@ import aiohttp
 from yarl import URL
 
 from counterpoint.errors import ConfigError
+from counterpoint.gateway.budgets import fitting
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, Thinks, UpstreamError
 from counterpoint.gateway.upstreams.breaker import Breaker, State
 from counterpoint.gateway.upstreams.chat import body_of
 from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, Listed, excerpt, listed, status_kind
-from counterpoint.gateway.upstreams.context import within
 from counterpoint.gateway.upstreams.reading import ANSWERS, Limits, read_body, read_pieces
 from counterpoint.gateway.upstreams.retry import backoff, retry_after
 
@@ -151,8 +151,9 @@ class HttpUpstream:
         try:
             async with asyncio.timeout_at(limits.first):
                 model = await self._model()
-                fitting = replace(ask, max_tokens=within(ask.max_tokens, model.context_length, ask.messages, ask.signal))
-                body = body_of(fitting, self._config, model.name, model.tells_usage)
+                completion.budget = fitting(ask, model.context_length)
+                asked = replace(ask, max_tokens=completion.budget)
+                body = body_of(asked, self._config, model.name, model.tells_usage)
                 response = await self._opened().post(self._completions, data=json.dumps(body).encode(), allow_redirects=False)
                 await self._check_status(response)
             if response.content_type in ANSWERS:

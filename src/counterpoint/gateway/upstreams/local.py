@@ -15,6 +15,7 @@ from pathlib import Path
 from counterpoint.config import EvaluationConfig, ModelConfig
 from counterpoint.duet.infer import answer_alone, write_answers, write_signals
 from counterpoint.errors import ConfigError, CounterpointError, DataError, ModelError
+from counterpoint.gateway.budgets import SHARE
 from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.types import Ask, ErrorKind, Message, Piece, Role, Sampling, Thinks, UpstreamError
 from counterpoint.gateway.upstreams.incremental import Choice
@@ -26,8 +27,6 @@ from counterpoint.rl.types import Completion, SamplingParams
 
 DEFAULTS = EvaluationConfig()  # pyright: ignore[reportCallIssue]
 """How a model is sampled where the client does not say: as it was measured."""
-SHARE_OF_ANSWER = 4
-"""A signal too long for the context is cut so far that an answer may have a quarter of it."""
 FOR_SERVERS = {"api_key_env", "extra", "signal"}
 LEAST = 1e-4
 """Temperatures below are greedy, since logits over them would not be finite; the nucleus holds one token at least."""
@@ -178,7 +177,7 @@ class Request:
         ask, context = self.ask, self.renderer.context_length
         if ask.stage == "answer":
             unaided = self.renderer.room(ask.messages, "")
-            room = max(self.renderer.room(ask.messages, ask.signal), min(unaided, context // SHARE_OF_ANSWER))
+            room = max(self.renderer.room(ask.messages, ask.signal), min(unaided, context // SHARE))  # else the signal is cut
         else:
             room = self.renderer.room(ask.messages)
         if room < 1:
