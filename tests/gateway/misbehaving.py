@@ -4,7 +4,7 @@
 
 A mode is a function below: `/paced=20/mine/v1` writes a token every 20 ms. The label keeps the state and the counts of one test
 apart from another's; `GET /counts` has what was sent, by MODE/LABEL, and `GET /last/MODE/LABEL` the last request's body. Where a
-label ends with `-vllm`, the list of models is as vLLM's.
+label ends with `-vllm`, the list of models is as vLLM's; with `-hanging`, it never comes.
 """
 
 import argparse
@@ -403,6 +403,13 @@ def broken(reply: Reply, times: float = RETRIES) -> None:
     instant(reply)
 
 
+def strict(reply: Reply) -> None:
+    """Knows one model."""
+    if reply.body["model"] != MODEL:
+        return reply.error("404 Not Found")
+    instant(reply)
+
+
 def unauthorized(reply: Reply) -> None:
     """Quotes the key that it refuses."""
     key = json.dumps({"error": {"message": f"no such key: {reply.connection.authorization.decode()}"}})
@@ -423,7 +430,7 @@ MODES = {
         *(headless, tokenless, stalled, endless, line, noise, vast),
         *(half, headers, dropped, cut),
         *(garbled, foreign, troubled, html, zipped, fat, odd, moved),
-        *(busy, broken, unauthorized, lively),
+        *(busy, broken, strict, unauthorized, lively),
     )
 }
 
@@ -471,6 +478,8 @@ class Connection(asyncio.Protocol):
         before, _, after = self.url.decode().strip("/").partition("/v1/")
         if after == "chat/completions":
             self.complete(before)
+        elif after == "models" and before.endswith("-hanging"):
+            return
         elif after == "models":
             engine = {"owned_by": "vllm", "max_model_len": CONTEXT} if before.endswith("-vllm") else {}
             self.send({"object": "list", "data": [{"id": MODEL, "object": "model", **engine}]})

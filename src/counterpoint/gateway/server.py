@@ -193,6 +193,7 @@ def make_app(gateway: Gateway) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        gateway.watch(asyncio.create_task(gateway.ready()))  # what servers list is known before it is needed
         yield
         await gateway.close()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, Usage
-from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, excerpt, listed
+from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, excerpt
 
 
 def completion(n: int = 1, max_tokens: int = 8, logprobs: bool = False) -> Completion:
@@ -255,22 +255,3 @@ def test_whatever_a_server_sends_is_pieces_or_a_bad_completion(chunks, streamed)
     except BadCompletion:
         pass
     assert into.tally.usage.output_tokens >= 0
-
-
-def test_the_first_model_of_a_list():
-    assert listed(b'{"data": [{"id": "one"}, {"id": "two"}]}').name == "one"
-
-
-def test_what_a_list_says_of_the_model_that_is_wanted():
-    body = b'{"data": [{"id": "one"}, {"id": "two", "owned_by": "vllm"}]}'
-    assert (listed(body, "two").tells_usage, listed(body, "one").tells_usage, listed(body, "three").name) == (
-        True,
-        False,
-        "three",
-    )
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"data": []}', b'{"data": [{"id": 3}]}', b'{"data": [{"id": ""}]}'])
-def test_a_list_without_models_is_an_error(body):
-    with pytest.raises(BadCompletion):
-        listed(body)

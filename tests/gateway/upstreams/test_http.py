@@ -22,6 +22,7 @@ from counterpoint.gateway.turn import Call, Turn
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, Stage, UpstreamError, Usage
 from counterpoint.gateway.upstreams import http
 from counterpoint.gateway.upstreams.http import HttpUpstream
+from counterpoint.gateway.upstreams.listing import Listed
 from gateway.conftest import Misbehaving
 
 MESSAGES = (Message("user", "hello there"),)
@@ -52,7 +53,9 @@ def leaving_nothing(use: Callable[[HttpUpstream], Awaitable[Any]], url: str, bou
     """The result of `use`, which takes bounded time and after which no task and no socket are left."""
 
     async def main() -> Any:
-        tasks, files, asked = asyncio.all_tasks(), open_files(), model(url, **config)
+        files, asked = open_files(), model(url, **config)
+        await asked.ready()  # as when a gateway starts: the list is not asked for again for a while
+        tasks = asyncio.all_tasks()
         started = time.monotonic()
         result = await use(asked)
         assert time.monotonic() - started < bound
@@ -177,6 +180,7 @@ def test_an_answer_is_whole_once_its_choices_have_ended(misbehaving, mode):
 
 def test_the_model_is_the_first_that_the_server_lists(misbehaving):
     async def use(asked):
+        assert asked.name == "fake"  # told by the list that was asked for at the start
         await asyncio.gather(*(drained(asked) for _ in range(3)))
         return asked.name
 
@@ -255,6 +259,32 @@ def test_no_more_is_asked_for_than_a_context_that_is_known_can_hold(misbehaving)
     for server, messages, sent in ((narrow, MESSAGES, 3963), (narrow, long, 1468), (misbehaving, long, 8000)):
         answer(server.url("instant"), Ask("alone", messages, 8000))
         assert server.last("instant")["max_tokens"] == sent
+
+
+def test_a_list_that_hangs_is_nothing_to_a_model_that_is_named(misbehaving):
+    hanging = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-hanging")
+
+    async def main():
+        asked = model(hanging.url("instant"))
+        began = time.monotonic()
+        results = await asyncio.gather(*(drained(asked) for _ in range(5)))
+        await asked.close()
+        return results, time.monotonic() - began
+
+    results, seconds = asyncio.run(main())
+    assert {text(pieces) for pieces, _ in results} == {TEXT}
+    assert seconds < 1.0
+
+
+def test_a_server_that_was_started_with_another_model_is_asked_by_its_new_name(misbehaving):
+    async def use(asked):
+        asked._listing.latest = Listed("old")
+        return await drained(asked)
+
+    pieces, _ = leaving_nothing(use, misbehaving.url("strict"), model=None)
+    assert text(pieces) == TEXT
+    _, error = leaving_nothing(drained, misbehaving.url("strict"), model="old")
+    assert error.kind == "denied"
 
 
 @pytest.mark.parametrize("mode", ["instant", "plain", "paced=1", "unended=10", "broken=2"])

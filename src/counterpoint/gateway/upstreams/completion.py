@@ -1,7 +1,7 @@
 """From the events of a chat completion to pieces: what came is checked, counted, and never passed over in silence."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import from_json
@@ -9,8 +9,6 @@ from pydantic_core import from_json
 from counterpoint.gateway.types import Ask, ErrorKind, Finish, Piece
 
 DONE = b"[DONE]"
-TELLING_ENGINES = ("vllm", "sglang")
-"""Who, by their lists' `owned_by`, take continuous_usage_stats; others may refuse what they do not know."""
 EXCERPT = 200
 """Characters that an error quotes."""
 
@@ -113,7 +111,7 @@ class Completion:
             details = usage.get("completion_tokens_details")
             thinking = details.get("reasoning_tokens") if isinstance(details, dict) else 0
             self.tally.tell(
-                _natural(usage.get("prompt_tokens")), _natural(usage.get("completion_tokens")), index, _natural(thinking)
+                natural(usage.get("prompt_tokens")), natural(usage.get("completion_tokens")), index, natural(thinking)
             )
             self._told_apart = self._told_apart or index is not None
 
@@ -167,31 +165,6 @@ class Completion:
             raise BadCompletion("protocol", f"sent more of choice {index} after its end")
 
 
-@dataclass(frozen=True)
-class Listed:
-    """What a server's list says of one of its models."""
-
-    name: str
-    tells_usage: bool = False
-    """Whether the server can say its usage all along."""
-    context_length: int | None = None
-
-
-def listed(body: bytes, name: str = "") -> Listed:
-    """The model of that name in a server's list, or the first."""
-    try:
-        models = from_json(body)["data"]
-        model = next((each for each in models if each["id"] == name), models[0])
-        found, engine, context = model["id"], model.get("owned_by"), _natural(model.get("max_model_len"))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise BadCompletion("protocol", "lists no model; name one in `model`. It sent", body) from error
-    if not isinstance(found, str) or not found:
-        raise BadCompletion("protocol", "lists a model without a name", body)
-    if name and name != found:
-        return Listed(name, engine in TELLING_ENGINES)
-    return Listed(found, engine in TELLING_ENGINES, context or None)
-
-
 def excerpt(text: bytes, secret: str | None = None) -> str:
     """The beginning of what a server sent, in one line, without any part of a secret that may be in it."""
     return " ".join(redacted(text, secret)[: 4 * EXCERPT].decode(errors="replace").split())[:EXCERPT]
@@ -238,5 +211,6 @@ def status_kind(status: int) -> ErrorKind:
     return "denied" if status >= 400 else "protocol"
 
 
-def _natural(value: object) -> int:
+def natural(value: object) -> int:
+    """A number that counts something; 0 for whatever is none."""
     return value if isinstance(value, int) and value > 0 else 0

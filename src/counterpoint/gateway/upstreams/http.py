@@ -20,7 +20,8 @@ from counterpoint.gateway.config import UpstreamConfig
 from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, Thinks, UpstreamError
 from counterpoint.gateway.upstreams.breaker import Breaker, State
 from counterpoint.gateway.upstreams.chat import body_of
-from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, Listed, excerpt, listed, status_kind
+from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, excerpt, status_kind
+from counterpoint.gateway.upstreams.listing import Listing
 from counterpoint.gateway.upstreams.reading import ANSWERS, Limits, read_body, read_pieces
 from counterpoint.gateway.upstreams.retry import backoff, retry_after
 
@@ -33,6 +34,7 @@ READY_SECONDS = 2.0
 THINKS: dict[str, Thinks] = {"thinking": "tagged", "native": "opened", "message": "hidden"}
 """By where the signal stands."""
 CHARACTERS_A_TOKEN = 4
+LISTING_SECONDS = 10.0
 LISTING_BYTES = 8 << 20
 
 
@@ -40,7 +42,7 @@ class HttpUpstream:
     """An `Upstream` over an OpenAI-compatible server. Raises `ConfigError` if the key or what is sent along is not as it must be.
 
     Attributes:
-        name: what the config says, or the first model that the server lists; empty until it was asked.
+        name: what the config says, or the first model that the server lists; empty until it has done so.
     """
 
     def __init__(self, role: Role, config: UpstreamConfig):
@@ -50,7 +52,6 @@ class HttpUpstream:
         if base.user or base.password:
             raise ConfigError(f"{role}: the url holds a user or a password; set api_key_env to the variable with the key")
         self.role: Role = role
-        self.name = config.model or ""
         self._config = config
         self._completions = (base / "chat" / "completions").with_query(base.query)
         self._models = (base / "models").with_query(base.query)
@@ -59,8 +60,11 @@ class HttpUpstream:
         _check_json(role, config.extra)
         self._breaker = Breaker(config.breaker_failures, config.breaker_seconds)
         self._session: aiohttp.ClientSession | None = None
-        self._listing = asyncio.Lock()
-        self._listed: Listed | None = None
+        self._listing = Listing(config.model or "", self._list)
+
+    @property
+    def name(self) -> str:
+        return self._listing.latest.name
 
     @property
     def breaker_state(self) -> State:
@@ -68,7 +72,7 @@ class HttpUpstream:
 
     @property
     def context_length(self) -> int | None:
-        return self._listed.context_length if self._listed else None
+        return self._listing.latest.context_length
 
     @property
     def thinks(self) -> Thinks:
@@ -79,7 +83,7 @@ class HttpUpstream:
         deadline = asyncio.get_running_loop().time() + self._config.total_seconds
         asked_in_message = ask.stage == "signal" and self._config.signal == "message"
         for attempt in itertools.count():
-            completion = Completion(ask)
+            completion, name = Completion(ask), self.name
             try:
                 with self._admitted(completion, deadline) as ticket:
                     async with aclosing(self._attempt(ask, completion, deadline)) as pieces:
@@ -89,7 +93,8 @@ class HttpUpstream:
                                 piece.thinking = ""  # M's own, shown or not, is not the signal that it was asked for
                             yield piece
             except UpstreamError as error:
-                wait = self._wait(error, attempt, deadline)
+                renamed = error.kind == "denied" and attempt <= self._config.retries and await self._renamed(name)
+                wait = 0.0 if renamed else self._wait(error, attempt, deadline)
                 if completion.begun or wait is None:
                     raise
                 await asyncio.sleep(wait)
@@ -101,14 +106,14 @@ class HttpUpstream:
         if self.breaker_state == "open":
             return False
         try:
-            async with asyncio.timeout(READY_SECONDS), self._opened().get(self._models, allow_redirects=False) as response:
-                if response.status == 200:
-                    self._list(await read_body(response, LISTING_BYTES))
-                return response.status == 200 or (response.status in (404, 405) and bool(self.name))
-        except (aiohttp.ClientError, OSError, BadCompletion):  # TimeoutError is an OSError
+            async with asyncio.timeout(READY_SECONDS):
+                await self._listing.refresh()
+                return True
+        except (UpstreamError, aiohttp.ClientError, OSError, BadCompletion):  # TimeoutError is an OSError
             return False
 
     async def close(self) -> None:
+        await self._listing.close()
         if self._session:
             await self._session.close()
 
@@ -150,7 +155,7 @@ class HttpUpstream:
         response = None
         try:
             async with asyncio.timeout_at(limits.first):
-                model = await self._model()
+                model = await self._listing.model()
                 completion.budget = fitting(ask, model.context_length)
                 asked = replace(ask, max_tokens=completion.budget)
                 body = body_of(asked, self._config, model.name, model.tells_usage)
@@ -171,32 +176,17 @@ class HttpUpstream:
             if response:
                 response.close()
 
-    async def _model(self) -> Listed:
-        """What the server lists, asked for once. A model that the config names need not be in a list."""
-        async with self._listing:
-            if self._listed is None:
-                try:
-                    async with (
-                        asyncio.timeout(READY_SECONDS if self.name else None),
-                        self._opened().get(self._models, allow_redirects=False) as response,
-                    ):
-                        await self._check_status(response)
-                        self._list(await read_body(response, LISTING_BYTES))
-                except (aiohttp.ClientError, OSError, UpstreamError):
-                    if not self.name:
-                        raise
-                    self._listed = Listed(self.name)  # until `ready` finds more
-            assert self._listed
-            return self._listed
+    async def _renamed(self, name: str) -> bool:
+        """Whether a server that knew the model by that name lists another now, since it was started anew."""
+        return not self._config.model and await self.ready() and self.name != name
 
-    def _list(self, body: bytes) -> None:
-        try:
-            self._listed = listed(body, self.name)
-        except BadCompletion:
-            if not self.name:
-                raise
-            self._listed = Listed(self.name)
-        self.name = self._listed.name
+    async def _list(self) -> bytes | None:
+        """The server's list of models; a model that the config names need not be in one."""
+        async with asyncio.timeout(LISTING_SECONDS), self._opened().get(self._models, allow_redirects=False) as response:
+            if response.status in (404, 405) and self._config.model:
+                return None
+            await self._check_status(response)
+            return await read_body(response, LISTING_BYTES)
 
     async def _check_status(self, response: aiohttp.ClientResponse) -> None:
         """Raises `UpstreamError` for any status but 200."""
