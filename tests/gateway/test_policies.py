@@ -308,11 +308,13 @@ def test_thinking_that_the_prompt_opened_is_no_answer_and_ends_at_no_stop_string
     assert say("capable", pair, turn(sampling=Sampling(stop=(".",)))) == ("first. I add", "4")
 
 
-def test_where_the_server_tells_thinking_apart_the_text_is_answer():
-    script = [Piece(thinking="hm", tokens=1), Piece(text="4", tokens=1), Piece(finish="stop")]
+@pytest.mark.parametrize("thinks", ["tagged", "opened"])
+def test_where_the_server_tells_thinking_apart_the_text_alone_is_answer_and_counts_as_such(thinks):
+    held = Piece(tokens=1)  # a part of a character, say
+    script = [held, *[Piece(thinking="hm", tokens=1), held] * 9, Piece(text="4", tokens=1), Piece(finish="stop")]
     pair = Pair(capable := Scripted("capable", script), Scripted("light", []))
-    capable.thinks = "opened"
-    assert say("capable", pair, turn()) == ("hm", "4")
+    capable.thinks = thinks
+    assert say("capable", pair, turn(answer=1)) == ("hm" * 9, "4")
 
 
 def test_a_choice_that_stopped_waits_for_the_others_and_then_for_no_more():

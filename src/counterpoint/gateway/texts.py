@@ -156,9 +156,9 @@ class Reply:
 
     def hear(self, piece: Piece) -> tuple[str, str, Finish | None]:
         """What some more of the choice adds to thinking and answer, and why it has ended."""
-        was_thinking = self._thinking is not None and self._thinking.inside
+        thinks = bool(piece.thinking) or (self._thinking is not None and self._thinking.inside)
         thought, said = self._split(piece)
-        if not was_thinking and (self._thinking is None or self._thinking.answering):
+        if not thinks and (piece.text or self._answered) and (self._thinking is None or self._thinking.answering):
             if self._answered and self._answered + piece.tokens > (self._tokens or math.inf):
                 return thought, self._ended(), "length"
             self._answered += piece.tokens
