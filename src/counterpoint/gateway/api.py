@@ -66,7 +66,7 @@ class ChatRequest(BaseModel):
     max_completion_tokens: Tokens | None = Field(None, description="Those of signal and answer together.")
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    reasoning_effort: Effort | None = Field(None, description="How many tokens M's signal may have.")
+    reasoning_effort: Effort | None = Field(None, description="How many tokens M's signal may have; none: there is none.")
     counterpoint: Choices = Choices()  # pyright: ignore[reportCallIssue]
 
     @field_validator("stop")
