@@ -41,12 +41,8 @@ class Says(Scripted):
         super().__init__(role)
         self.say = say
 
-    async def stream(self, ask):
-        self.asks.append(ask)
-        for step in self.say(ask):
-            if isinstance(step, Exception):
-                raise step
-            yield step
+    def script_of(self, ask):
+        return self.say(ask)
 
 
 def capable_says(ask):
@@ -171,8 +167,8 @@ def test_answers_keep_their_questions_when_they_come_in_another_order(task, reci
 
     class Slow(Says):
         async def stream(self, ask):
-            self.open += 1
-            while self.open <= len(ask.messages[0].content) % 6:
+            self.begun = getattr(self, "begun", 0) + 1
+            while self.begun <= len(ask.messages[0].content) % 6:
                 await asyncio.sleep(0)
             async for step in super().stream(ask):
                 yield step
@@ -194,8 +190,8 @@ def test_sixteen_are_asked_at_a_time_over_connections_that_stay(task, recipe_wit
 
     class Together(Says):
         async def stream(self, ask):
-            self.open += 1
-            if self.open == AT_A_TIME:
+            self.begun = getattr(self, "begun", 0) + 1
+            if self.begun == AT_A_TIME:
                 full.set()
             await asyncio.wait_for(full.wait(), 20)
             async for step in super().stream(ask):
@@ -226,7 +222,7 @@ def test_an_answer_that_ran_out_of_budget_is_unfinished(task, recipe):
 
 def test_answers_of_a_stand_in_are_counted_and_said(task, tmp_path, recipe_file, capsys):
     """M is away: m answers for it, and for itself."""
-    with serving(pair(capable=lambda ask: [broken("capable", spent=1)])) as served:
+    with serving(pair(capable=lambda ask: [Piece(), Usage(5, 1), broken("capable")])) as served:
         assert main(["eval", str(recipe_file), "--gateway", served.url, "--out", str(tmp_path), "--quiet"]) == 0
     evaluation = Evaluation.from_json((tmp_path / EVALUATION).read_text())
     assert {name: result.fallbacks for name, result in evaluation.systems.items()} == {"capable": 8, "duet": 8, "light": 0}

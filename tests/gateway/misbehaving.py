@@ -4,7 +4,7 @@
 
 A mode is a function below: `/paced=20/mine/v1` writes a token every 20 ms. The label keeps the state and the counts of one test
 apart from another's; `GET /counts` has what was sent, by MODE/LABEL, and `GET /last/MODE/LABEL` the last request's body. Where a
-label ends with `-vllm`, the list of models is as vLLM's.
+label ends with `-vllm`, the list of models is as vLLM's; with `-hanging`, it never comes.
 """
 
 import argparse
@@ -27,6 +27,8 @@ FOREVER = 3600.0
 MODEL = "fake"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 DONE, END = b"data: [DONE]\n\n", b"0\r\n\r\n"
+SAID = 512
+"""Bytes within which a head says the usage."""
 RETRIES = 10**9
 """As good as always."""
 
@@ -97,10 +99,11 @@ class Reply:
         self.begun = False
 
     def write(self, data: bytes, tokens: int = 0) -> None:
-        """Write bytes that hold so many tokens; none are counted once the client has gone. The prompt counts with the first."""
+        """Write bytes that hold so many tokens; none are counted once the client has gone. The prompt counts when it is said,
+        or with the first token."""
         if not self.connection.lost:
             self.count.output_tokens += tokens
-            if tokens and not self.begun:
+            if (tokens or b'"usage"' in data[:SAID]) and not self.begun:
                 self.begun = True
                 self.count.prompt_tokens += self.usage["prompt_tokens"]
             self.connection.transport.write(data)
@@ -259,7 +262,7 @@ async def headless(reply: Reply) -> None:
 
 async def tokenless(reply: Reply) -> None:
     """Hangs between headers and the first token, but says that it is there."""
-    reply.write(STREAM_HEAD)
+    reply.write(reply.head)
     while True:
         reply.write(framed(b": still here\n\n"))
         await asyncio.sleep(0.05)
@@ -321,7 +324,7 @@ async def half(reply: Reply, milliseconds: float = 0) -> None:
 
 def headers(reply: Reply) -> None:
     """The connection closed before a token."""
-    reply.write(STREAM_HEAD)
+    reply.write(reply.head)
     reply.close()
 
 
@@ -372,6 +375,12 @@ def fat(reply: Reply) -> None:
     reply.write(STREAM_HEAD[:-2] + b"X-Fat: " + b"x" * (1 << 20))
 
 
+def odd(reply: Reply) -> None:
+    """A header without a colon, that quotes the question."""
+    said = reply.body["messages"][-1]["content"].encode()
+    reply.write(STREAM_HEAD[:-2] + b"X-Echo " + said + b"\x00\r\n\r\n")
+
+
 def moved(reply: Reply) -> None:
     """A redirection, to a place that would answer."""
     reply.error("307 Temporary Redirect", "Location: /instant/moved/v1/chat/completions")
@@ -394,6 +403,13 @@ def broken(reply: Reply, times: float = RETRIES) -> None:
     instant(reply)
 
 
+def strict(reply: Reply) -> None:
+    """Knows one model."""
+    if reply.body["model"] != MODEL:
+        return reply.error("404 Not Found")
+    instant(reply)
+
+
 def unauthorized(reply: Reply) -> None:
     """Quotes the key that it refuses."""
     key = json.dumps({"error": {"message": f"no such key: {reply.connection.authorization.decode()}"}})
@@ -413,8 +429,8 @@ MODES = {
         *(instant, plain, paced, silent, thinking, echoing, closing, commented, undone, lingering, unended),
         *(headless, tokenless, stalled, endless, line, noise, vast),
         *(half, headers, dropped, cut),
-        *(garbled, foreign, troubled, html, zipped, fat, moved),
-        *(busy, broken, unauthorized, lively),
+        *(garbled, foreign, troubled, html, zipped, fat, odd, moved),
+        *(busy, broken, strict, unauthorized, lively),
     )
 }
 
@@ -462,6 +478,8 @@ class Connection(asyncio.Protocol):
         before, _, after = self.url.decode().strip("/").partition("/v1/")
         if after == "chat/completions":
             self.complete(before)
+        elif after == "models" and before.endswith("-hanging"):
+            return
         elif after == "models":
             engine = {"owned_by": "vllm", "max_model_len": CONTEXT} if before.endswith("-vllm") else {}
             self.send({"object": "list", "data": [{"id": MODEL, "object": "model", **engine}]})

@@ -15,8 +15,9 @@ import uvicorn
 
 from counterpoint.gateway.command import listen
 from counterpoint.gateway.config import GatewayConfig
+from counterpoint.gateway.gateway import Gateway
 from counterpoint.gateway.policies import Pair
-from counterpoint.gateway.server import Gateway, make_app
+from counterpoint.gateway.server import make_app
 
 PLACE = {"url": "http://127.0.0.1:9/v1"}
 

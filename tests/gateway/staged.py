@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from counterpoint.gateway.policies import Pair
-from counterpoint.gateway.types import Ask, Piece, Role, Stage, Usage
-from gateway.scripted import words
+from counterpoint.gateway.types import Ask, Piece, Role, Stage, Thinks, Usage
+from gateway.scripted import begin, words
 
 Gate = Future
 """In a script: waited for, until the test says `set_result(None)`."""
@@ -31,16 +31,21 @@ class Staged:
         """A stream has ended, in whatever way."""
 
     context_length = None
+    thinks: Thinks = "tagged"
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Piece | Usage]:
+    async def stream(self, ask: Ask) -> AsyncIterator[Piece]:
         self.asks.append(ask)
+        begin(ask, self.scripts[ask.stage])
         try:
             for step in self.scripts[ask.stage]:
                 if isinstance(step, Exception):
                     raise step
                 if isinstance(step, Gate):
                     await asyncio.wrap_future(step)
+                elif isinstance(step, Usage):
+                    ask.tally.tell(step.prompt_tokens, step.output_tokens)
                 else:
+                    ask.tally.count(step.tokens, step.index)
                     yield step
         finally:
             self.closed.set()

@@ -5,29 +5,12 @@ from contextlib import aclosing
 
 import pytest
 
-from counterpoint.gateway.api import Delta
 from counterpoint.gateway.policies import POLICIES, Pair
-from counterpoint.gateway.turn import Turn
-from counterpoint.gateway.types import Message, Piece, Sampling, UpstreamError, Usage
+from counterpoint.gateway.types import Piece, Sampling, UpstreamError, Usage
 from counterpoint.gateway.usage import Tariff, usage_body
 from gateway.scripted import Scripted, broken, words
 from gateway.serving import config_of
-
-
-def turn(**changes) -> Turn:
-    return Turn(
-        **{"messages": (Message("user", "2+2?"),), "sampling": Sampling(), "signal_tokens": 50, "answer_tokens": 20} | changes
-    )
-
-
-async def _deltas(policy, pair, asked) -> list[Delta]:
-    return [delta async for delta in POLICIES[policy](pair, asked)]
-
-
-def say(policy, pair, asked) -> tuple[str, str]:
-    """The reasoning and the content of an answer."""
-    deltas = asyncio.run(_deltas(policy, pair, asked))
-    return "".join(d.reasoning for d in deltas), "".join(d.content for d in deltas)
+from gateway.turns import say, turn
 
 
 def test_the_light_model_answers_with_the_signal_of_the_capable_one():
@@ -68,13 +51,13 @@ def test_the_clients_stop_strings_and_number_of_choices_are_for_the_answer():
 
 def test_a_bound_on_both_stages_leaves_the_answer_what_the_signal_did_not_take():
     pair = Pair(capable := Scripted("capable", words("a b c")), light := Scripted("light", words("d")))
-    say("duet", pair, turn(total_tokens=10))
+    say("duet", pair, turn(total=10))
     assert (capable.asks[0].max_tokens, light.asks[0].max_tokens) == (8, 7)
 
 
 def test_if_the_capable_model_fails_the_light_one_answers_with_as_much_of_the_signal_as_there_is():
     pair = Pair(
-        Scripted("capable", [Piece(text="two", tokens=1), broken("capable", spent=1)]), light := Scripted("light", words("4"))
+        Scripted("capable", [Piece(text="two", tokens=1), Usage(5, 1), broken("capable")]), light := Scripted("light", words("4"))
     )
     asked = turn()
     assert say("duet", pair, asked) == ("two", "4")
@@ -117,21 +100,60 @@ def test_a_request_that_the_model_rejects_is_not_tried_on_the_other():
     assert len(capable.asks) == 1
 
 
-def test_what_became_too_long_by_the_signal_the_capable_model_answers():
-    pair = Pair(Scripted("capable", words("two twos"), words("four")), Scripted("light", [broken("light", "rejected")]))
+TOO_LONG = UpstreamError("light", "rejected", "was answered with 400", quoted="This model's maximum context length is 99 tokens")
+
+
+@pytest.mark.parametrize(("error", "context"), [(TOO_LONG, None), (broken("light", "rejected"), 130)])
+def test_what_became_too_long_by_the_signal_the_capable_model_answers(error, context):
+    pair = Pair(Scripted("capable", words("two twos"), words("four")), Scripted("light", [error]))
+    pair.light.context_length = context
     assert say("duet", pair, asked := turn()) == ("two twos", "four")
-    assert asked.fallback == "capable"
+    assert (asked.fallback, asked.warnings) == ("capable", set())
     with pytest.raises(UpstreamError):
         say("light", pair, turn())  # unaided it is the question that is wrong
+
+
+@pytest.mark.parametrize("context", [None, 10_000])
+def test_what_the_light_model_rejects_for_another_reason_is_an_error_that_the_operator_hears_of(context):
+    pair = Pair(capable := Scripted("capable", words("s")), Scripted("light", [broken("light", "rejected")]))
+    pair.light.context_length = context
+    with pytest.raises(UpstreamError):
+        say("duet", pair, asked := turn())
+    assert len(capable.asks) == 1
+    assert "light.omit" in str(asked.warnings)
 
 
 def test_a_signal_has_no_more_tokens_than_the_context_of_the_light_model_has_for_it():
     pair = Pair(capable := Scripted("capable", words("s")), light := Scripted("light", words("4")))
     light.context_length = 1000
-    say("duet", pair, turn(signal_tokens=4000, answer_tokens=200))
+    say("duet", pair, turn(4000, 200))
     assert capable.asks[0].max_tokens == 1000 - 200 - 128 - 2
-    say("duet", pair, turn(signal_tokens=4000, answer_tokens=900))
+    say("duet", pair, turn(4000, 900))
     assert capable.asks[1].max_tokens == 250  # the estimate is high: what does not fit the server says
+    say("duet", pair, turn(4000, 900, signal_named=True))
+    assert (capable.asks[2].max_tokens, capable.asks[2].named_tokens) == (4000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("named", "total", "expected"),
+    [
+        ({}, None, [(50, 0), (20, 0), (70, 0)]),
+        ({"answer_named": True}, None, [(50, 0), (20, 20), (70, 20)]),
+        ({"answer_named": True, "signal_named": True}, None, [(50, 50), (20, 20), (70, 70)]),
+        ({"answer_named": True}, 30, [(23, 0), (20, 20), (30, 20)]),
+    ],
+)
+def test_what_of_a_budget_the_client_named_the_upstream_is_told(named, total, expected):
+    pair = Pair(capable := Scripted("capable", words("s")), light := Scripted("light", words("4")))
+    for policy in ("duet", "capable"):
+        say(policy, pair, turn(total=total, **named))
+    assert [(ask.max_tokens, ask.named_tokens) for ask in (capable.asks[0], light.asks[0], capable.asks[1])] == expected
+
+
+def test_without_a_budget_for_it_there_is_no_signal():
+    pair = Pair(capable := Scripted("capable", words("s")), Scripted("light", words("4")))
+    assert say("duet", pair, turn(signal=0)) == ("", "4")
+    assert not capable.asks
 
 
 def test_an_answer_that_the_client_has_begun_to_read_is_not_begun_anew():
@@ -165,7 +187,7 @@ def test_auto_is_not_sure_of_an_answer_that_was_cut_off():
     assert not asked.blind
 
 
-@pytest.mark.parametrize("told", [(None, None), (-0.01, None), ()])
+@pytest.mark.parametrize("told", [(None, None), ()])
 def test_auto_is_not_sure_of_tokens_whose_probability_is_not_told(told):
     """A server may know no log-probabilities: that is not certainty."""
     unaided = [Piece(text="4", tokens=1, logprob=logprob) for logprob in told] + [Piece(finish="stop")]
@@ -174,37 +196,26 @@ def test_auto_is_not_sure_of_tokens_whose_probability_is_not_told(told):
     assert asked.blind == bool(told)
 
 
-@pytest.mark.parametrize(
-    "pieces", [["<think>\nbe", "cause</thi", "nk>\n\n4"], ["<", "think>because</think>", "4"], ["<think>because</think>4"]]
-)
-def test_reasoning_within_a_text_is_told_apart(pieces):
-    script = [Piece(text=text, tokens=1) for text in pieces] + [Piece(finish="stop")]
-    assert say("capable", Pair(Scripted("capable", script), Scripted("light", [])), turn()) == ("because", "4")
+def test_auto_judges_by_the_tokens_whose_probability_is_told():
+    unaided = [Piece(text="4", tokens=1, logprob=p) for p in (-0.01, None, -0.01)] + [Piece(finish="stop")]
+    pair = Pair(capable := Scripted("capable", words("s")), Scripted("light", unaided), auto_threshold=-0.5)
+    assert say("auto", pair, asked := turn()) == ("", "444")
+    assert (asked.blind, capable.asks) == (False, [])
 
 
-@pytest.mark.parametrize("text", ["4", "<b>4</b>", "<thin", "2 < 3 </think> 4"])
-def test_a_text_without_an_opening_tag_is_all_answer(text):
-    script = [*(Piece(text=letter, tokens=1) for letter in text), Piece(finish="stop")]
-    assert say("capable", Pair(Scripted("capable", script), Scripted("light", [])), turn()) == ("", text)
+@pytest.mark.parametrize(("second", "stands"), [(-0.02, True), (-3.0, False), (None, False)])
+def test_auto_is_as_sure_as_the_least_sure_of_several_choices(second, stands):
+    sure = [Piece(0, "4", tokens=1, logprob=-0.01)] * 9
+    unaided = [*sure, Piece(1, "5", tokens=1, logprob=second), Piece(0, finish="stop"), Piece(1, finish="stop")]
+    pair = Pair(capable := Scripted("capable", words("s")), Scripted("light", unaided), auto_threshold=-0.5)
+    say("auto", pair, turn(sampling=Sampling(n=2)))
+    assert bool(capable.asks) != stands
 
 
-def test_alone_a_stop_string_ends_the_answer_and_never_the_thinking():
-    script = [Piece(text=text, tokens=1) for text in ("<think>a.", "b</think>", "4", ".", " or 5")]
-    pair = Pair(capable := Scripted("capable", [*script, None]), Scripted("light", []))
-    deltas = asyncio.run(_deltas("capable", pair, asked := turn(sampling=Sampling(stop=(".",)))))
-    assert ("".join(d.reasoning for d in deltas), "".join(d.content for d in deltas)) == ("a.b", "4")
-    assert deltas[-1].finish == "stop"
-    assert capable.asks[0].sampling.stop == ()  # a server would end the thinking at it
-    assert (capable.open, asked.calls[0].usage.output_tokens) == (0, 4)  # the rest was not waited for
-
-
-def test_a_choice_that_stopped_waits_for_the_others_and_then_for_no_more():
-    script = [Piece(0, "4.", tokens=1), Piece(1, "f", tokens=1), Piece(0, "no", tokens=1), Piece(1, "our", tokens=1)]
-    ends = [Piece(1, finish="length"), None]
-    pair = Pair(Scripted("capable", [*script, *ends]), Scripted("light", []))
-    deltas = asyncio.run(_deltas("capable", pair, turn(sampling=Sampling(stop=(".",), n=2))))
-    said = {index: "".join(d.content for d in deltas if d.index == index) for index in (0, 1)}
-    assert (said, {d.index: d.finish for d in deltas if d.finish}) == ({0: "4", 1: "four"}, {0: "stop", 1: "length"})
+def test_auto_asks_the_pair_where_the_server_refuses_to_tell_probabilities():
+    pair = Pair(Scripted("capable", words("s")), Scripted("light", [broken("light", "rejected")], words("4")), auto_threshold=-1)
+    assert say("auto", pair, asked := turn()) == ("s", "4")
+    assert (asked.blind, asked.fallback) == (True, None)
 
 
 @pytest.mark.parametrize("stage", ["capable", "light"])
@@ -224,18 +235,15 @@ def test_a_listener_that_goes_away_stops_the_model_and_what_it_wrote_is_counted(
 
     asyncio.run(leave())
     assert (pair.capable.open, pair.light.open) == (0, 0)
-    assert (asked.calls[-1].usage.prompt_tokens, asked.calls[-1].estimated) == (2, True)  # never nothing: "2+2?" was read
+    assert (asked.calls[-1].usage.prompt_tokens, asked.calls[-1].usage.estimated) == (2, True)  # never nothing: "2+2?" was read
     assert asked.calls[-1].role == stage
     assert asked.calls[-1].usage.output_tokens == 1
 
 
-COUNTED = Usage(0, 1, estimated=True)
-
-
-@pytest.mark.parametrize("said", [COUNTED, UpstreamError("capable", "timeout", "late", COUNTED)])
-def test_a_prompt_that_the_model_did_not_say_is_estimated_and_so_it_says(said):
-    pair = Pair(Scripted("capable", [Piece(text="a", tokens=1), said]), Scripted("light", words("4")))
+@pytest.mark.parametrize("last", [[], [broken("capable", "timeout")]])
+def test_a_prompt_that_the_model_did_not_say_is_estimated_and_so_it_says(last):
+    pair = Pair(Scripted("capable", [Piece(text="a", tokens=1), *last]), Scripted("light", words("4")))
     say("duet", pair, asked := turn())
-    assert [(call.usage, call.estimated) for call in asked.calls] == [(Usage(2, 1), True), (Usage(5, 1), False)]
+    assert [(call.usage, call.usage.estimated) for call in asked.calls] == [(Usage(2, 1), True), (Usage(5, 1), False)]
     usage = usage_body(asked, "duet", Tariff.of(config_of()))["counterpoint"]
     assert (usage["estimated"], [call["estimated"] for call in usage["calls"]]) == (True, [True, False])

@@ -67,6 +67,15 @@ def header_names(said: bytes) -> set[str]:
 # ---- keys
 
 
+def test_a_refusal_says_which_request_and_the_log_whose_it_was(misbehaving, database, caplog):
+    caplog.set_level(logging.INFO, "counterpoint.gateway")
+    key = new_key(database, "alice")
+    with over(misbehaving.url("instant"), misbehaving.url("instant"), database) as served:
+        _, _, headers = served.post({"messages": []}, authorization=f"Bearer {key}", **{"x-request-id": "mine"})
+    [record] = [record for record in caplog.records if record.message == "refused"]
+    assert (headers["x-request-id"], record.fields["id"], record.fields["key"]) == ("mine", "mine", "alice")
+
+
 def test_wrong_revoked_and_missing_keys_cannot_be_told_apart_and_stand_nowhere(misbehaving, database, caplog):
     caplog.set_level(logging.DEBUG)
     key, revoked = new_key(database), new_key(database, "gone")
@@ -81,6 +90,7 @@ def test_wrong_revoked_and_missing_keys_cannot_be_told_apart_and_stand_nowhere(m
     assert answer[0] == 200
     assert {(status, json.dumps(body)) for status, body, _ in refusals} == {(401, json.dumps(refusals[0][1]))}
     assert is_error(refusals[0][1])
+    assert all(h["x-request-id"] for _, _, h in refusals)
     assert {frozenset(h) - {"date"} for _, _, h in refusals} == {frozenset(refusals[0][2]) - {"date"}}
     everything = caplog.text + page + str(answer) + str(refusals) + "".join(str(vars(record)) for record in caplog.records)
     assert [secret for secret in (key, revoked, "x" * 43) if secret in everything] == []

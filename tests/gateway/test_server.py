@@ -6,15 +6,15 @@ import json
 import logging
 import socket
 import threading
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 from urllib.request import Request
 
 import openai
 import pytest
 
 from counterpoint.gateway import outbox
+from counterpoint.gateway.gateway import Gateway
 from counterpoint.gateway.policies import Pair
-from counterpoint.gateway.server import Gateway
 from counterpoint.gateway.types import Message, Piece, UpstreamError, Usage
 from gateway.scripted import Scripted, broken, words
 from gateway.serving import config_of, fetch, serving, until
@@ -238,8 +238,8 @@ def test_tokens_that_are_estimated_are_metered_as_such():
     with serving(pair(capable=[script])) as served:
         served.post({"messages": QUESTION})
         metrics = served.get("/metrics")[1]
-    assert 'counterpoint_estimated_tokens_total{direction="input",role="capable",stage="signal"} 2.0' in metrics
-    assert 'counterpoint_estimated_tokens_total{direction="output",role="light"' not in metrics
+    assert 'counterpoint_estimated_tokens_total{direction="input",key="",role="capable",stage="signal"} 2.0' in metrics
+    assert 'counterpoint_estimated_tokens_total{direction="output",key="",role="light"' not in metrics
 
 
 @pytest.mark.parametrize("shown", [False, True])
@@ -278,6 +278,46 @@ def test_what_is_refused_before_a_model_is_asked_is_metered_and_logged_with_its_
     assert f'counterpoint_requests_total{{policy="none",status="{status}"}} 1.0' in metrics
     [record] = [record for record in caplog.records if record.message == "refused"]
     assert reason in record.fields["reason"]
+
+
+def test_a_comment_that_was_not_sent_yet_does_not_take_an_errors_status():
+    async def run():
+        box = outbox.Outbox(AsyncMock(), dict)
+        box._keep_alive()
+        return box.stop(), box.begun
+
+    assert asyncio.run(run()) == (b"", False)
+
+
+@pytest.mark.parametrize(
+    ("effort", "asked", "answer"), [("none", [], "it is 4"), ("low", [256], "it is 4"), (None, [1024], "it is 4")]
+)
+def test_an_effort_of_none_asks_for_no_signal(effort, asked, answer):
+    with serving(made := pair()) as served:
+        _, body, _ = served.post({"messages": QUESTION, "reasoning_effort": effort})
+    assert body["choices"][0]["message"]["content"] == answer
+    assert [ask.max_tokens for ask in made.capable.asks] == asked
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers"),
+    [
+        ({"counterpoint": {"my secret": 1}}, {}),
+        ({"counterpoint": {"my secret" * 10_000: 1}}, {}),
+        ({"model": "my secret"}, {}),
+        ({}, {"content-type": "my secret"}),
+        ({}, {"host": "my secret"}),
+    ],
+)
+def test_of_a_refused_requests_own_words_none_are_in_the_log(fields, headers, caplog):
+    caplog.set_level(logging.INFO, "counterpoint.gateway")
+    with serving(pair()) as served:
+        status, body, _ = served.post({"messages": QUESTION, **fields}, **headers)
+    assert status in (400, 403, 404, 415)
+    assert len(str(body)) < 500
+    [record] = [record for record in caplog.records if record.message == "refused"]
+    assert record.fields["reason"]
+    assert "secret" not in str(record.fields)
 
 
 def test_models_are_asked_whether_they_are_ready_once_a_second():

@@ -66,7 +66,7 @@ class ChatRequest(BaseModel):
     max_completion_tokens: Tokens | None = Field(None, description="Those of signal and answer together.")
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    reasoning_effort: Effort | None = Field(None, description="How many tokens M's signal may have.")
+    reasoning_effort: Effort | None = Field(None, description="How many tokens M's signal may have; none: there is none.")
     counterpoint: Choices = Choices()  # pyright: ignore[reportCallIssue]
 
     @field_validator("stop")
@@ -107,6 +107,11 @@ class ChatRequest(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
+NAME = 64
+"""Characters of a field's name that an error quotes."""
+NAMES = {name for model in (ChatRequest, ChatMessage, TextPart, StreamOptions, Choices) for name in model.model_fields} | {"str"}
+
+
 class ErrorDetail(BaseModel):
     message: str
     type: str
@@ -132,11 +137,12 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after: float | None = None,
         hang_up: bool = False,
+        reason: str | None = None,
     ):
         super().__init__(message)
         self.status = status
-        self.reason = message
-        """For the log, which may be told more."""
+        self.reason = message if reason is None else reason
+        """For the log: it may be told more than a client, but nothing of a client's own words."""
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
         self.headers = {} if retry_after is None else {"retry-after": str(max(1, round(retry_after + 0.5)))}
         if hang_up:
@@ -144,14 +150,19 @@ class ApiError(Exception):
 
 
 def parse(body: bytes) -> ChatRequest:
-    """The request in a body. Raises `ApiError` 400 that names the first field that is wrong."""
+    """The request in a body. Raises `ApiError` 400 that names the first field that is wrong.
+
+    What is no field of ours may be anything, so names of the client's are for the client only.
+    """
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or None
+        where = ".".join(str(part)[:NAME] for part in first["loc"]) or None
         message = first["msg"].removeprefix("Value error, ")
-        raise ApiError(400, f"{where}: {message}" if where else message, param=where) from error
+        ours = ".".join(str(part) if isinstance(part, int) or part in NAMES else "?" for part in first["loc"])
+        shown, logged = (f"{place}: {message}" if place else message for place in (where, ours))
+        raise ApiError(400, shown, param=where, reason=logged) from error
 
 
 @dataclass(slots=True)

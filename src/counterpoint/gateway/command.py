@@ -128,8 +128,8 @@ def of_run(directory: Path) -> dict[str, Any]:
 def gateway_of(config: GatewayConfig) -> Any:
     """The gateway of the settings, with its models loaded."""
     from counterpoint.gateway.access.ledger import Ledger
+    from counterpoint.gateway.gateway import Gateway
     from counterpoint.gateway.policies import Pair
-    from counterpoint.gateway.server import Gateway
 
     routing = config.routing
     pair = Pair(upstream("capable", config.capable), upstream("light", config.light), routing.fallback, routing.auto_threshold)

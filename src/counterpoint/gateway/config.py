@@ -27,7 +27,8 @@ class UpstreamConfig(Section):
         "thinking",
         description="Where the signal stands. `thinking`: in the model's thinking, opened for it (vLLM, SGLang and llama.cpp go "
         "on from an unfinished message). `native`: M opens its thinking itself, by habit or by its template, as Qwen3 and R1 do; "
-        "m is asked as with `thinking`. `message`: in the messages, for servers that neither show nor take thinking.",
+        "M's text is thinking up to </think> then; m is asked as with `thinking`. `message`: in the messages, for servers that "
+        "neither show nor take thinking.",
     )
     token_limit: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="What the server calls it; OpenAI's reasoning models want max_completion_tokens."

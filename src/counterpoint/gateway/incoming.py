@@ -42,7 +42,9 @@ async def body_of(request: Request, limit: int) -> bytes:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # what a browser sends for another site without asking first is never this
-        raise ApiError(415, f"the content type is {kind or 'not given'}; send application/json")
+        raise ApiError(
+            415, f"the content type is {kind[:64] or 'not given'}; send application/json", reason="the content type is not JSON"
+        )
     too_long = ApiError(413, f"the body is longer than {limit} bytes", code="body_too_large", hang_up=True)
     if int(request.headers.get("content-length", 0)) > limit:
         raise too_long
@@ -64,4 +66,5 @@ def check_host(request: Request) -> None:
     """Without keys the server is for this machine: a name that a web page has pointed at it does not count."""
     host = request.headers.get("host", "")
     if re.sub(r":\d+$", "", host) not in OWN_HOSTS:
-        raise ApiError(403, f"the host {host!r} is not this machine's; without API keys only {', '.join(OWN_HOSTS)} are served")
+        only = f"is not this machine's; without API keys only {', '.join(OWN_HOSTS)} are served"
+        raise ApiError(403, f"the host {host[:64]!r} {only}", reason=f"the host {only}")

@@ -28,7 +28,7 @@ class Metrics:
         self.estimated = Counter(
             f"{name}estimated_tokens",
             "Of the tokens, those of calls whose model did not say its usage.",
-            ["role", "stage", "direction"],
+            ["role", "stage", "direction", "key"],
             registry=self.registry,
         )
         self.first = Histogram(
@@ -68,9 +68,9 @@ class Metrics:
     def called(self, call: Call, key: str) -> None:
         self.tokens.labels(call.role, call.stage, "input", key).inc(call.usage.prompt_tokens)
         self.tokens.labels(call.role, call.stage, "output", key).inc(call.usage.output_tokens)
-        if call.estimated:
-            self.estimated.labels(call.role, call.stage, "input").inc(call.usage.prompt_tokens)
-            self.estimated.labels(call.role, call.stage, "output").inc(call.usage.output_tokens)
+        if call.usage.estimated:
+            self.estimated.labels(call.role, call.stage, "input", key).inc(call.usage.prompt_tokens)
+            self.estimated.labels(call.role, call.stage, "output", key).inc(call.usage.output_tokens)
         if call.first_seconds is not None:
             self.first.labels(call.role, call.stage).observe(call.first_seconds)
         if call.error:

@@ -52,10 +52,10 @@ class Outbox:
         await self._task
 
     def stop(self) -> bytes:
-        """Send no more; what was not sent."""
+        """Send no more; what was not sent and says something."""
         self._beat.cancel()
         self._task.cancel()
-        return b"".join(self.parts)
+        return b"".join(part for part in self.parts if part is not COMMENT)
 
     def _keep_alive(self) -> None:
         if self._quiet and not self.parts:

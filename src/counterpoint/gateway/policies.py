@@ -4,22 +4,21 @@ Each policy is a generator of deltas over two upstreams; what it spends is writt
 of `duet/infer.py`: M writes a signal up to its closing tag, m answers with the signal as its thinking.
 """
 
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 
 from counterpoint.duet.signal import SIGNAL_CLOSE
 from counterpoint.gateway.api import Delta
-from counterpoint.gateway.turn import Call, Turn
-from counterpoint.gateway.types import Ask, Piece, Role, Upstream, UpstreamError, Usage
-from counterpoint.gateway.upstreams.context import within
-from counterpoint.gateway.upstreams.scan import Until
-from counterpoint.gateway.upstreams.thinking import Opening, Stopped
+from counterpoint.gateway.budgets import too_long
+from counterpoint.gateway.texts import Opening, Reply, Thinking, Until
+from counterpoint.gateway.turn import Turn, call
+from counterpoint.gateway.types import Ask, Piece, Role, Upstream, UpstreamError
 
-CHARACTERS_A_TOKEN = 4
-SHARE_OF_ANSWER = 4
-"""Of a bound on signal and answer together, a quarter is kept for the answer."""
+BLIND = "auto asks the pair every time: m's server gives no log-probabilities; have it, or take duet"
+ODD = (
+    "m's server refuses what M's takes, and not for its length: its words are in the request's error; see light.omit, light.extra"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ async def duet(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
     except UpstreamError as error:
         stand_in("light", pair, turn, error)
     answers = answer_by(pair.light, turn, signal), answer_by(pair.capable, turn, signal)
-    async with aclosing(one_of(*answers, "capable", pair, turn, taken=bool(signal))) as deltas:
+    async with aclosing(one_of(*answers, "capable", pair, turn, signal)) as deltas:
         async for delta in deltas:
             yield delta
 
@@ -64,20 +63,28 @@ async def auto(pair: Pair, turn: Turn) -> AsyncGenerator[Delta, None]:
 
     An answer that its budget cut off is none to be sure of. Nor is one whose log-probabilities the server does not tell.
     """
-    answer: list[Piece] = []
+    said: list[Delta] = []
+    heard: list[Piece] = []
+    rest = duet(pair, turn)
     try:
-        async with aclosing(call(pair.light, ask_answer(turn, "", logprobs=True), turn)) as pieces:
-            async for piece in pieces:
-                answer.append(piece)
+        async with aclosing(answer_by(pair.light, turn, "", heard)) as deltas:
+            async for delta in deltas:
+                said.append(delta)
     except UpstreamError as error:
-        stand_in("capable", pair, turn, error)
-        rest = alone(pair.capable, turn)
+        if error.kind == "rejected":  # log-probabilities, it may be; if it is the question, the pair rejects it too
+            turn.blind = True
+        else:
+            stand_in("capable", pair, turn, error)
+            rest = alone(pair.capable, turn)
     else:
-        sure, threshold = confidence(answer), pair.auto_threshold
-        turn.blind = sure is None and any(piece.tokens for piece in answer)
-        if any(piece.finish == "length" for piece in answer):
+        sure, threshold = confidence(heard), pair.auto_threshold
+        turn.blind = sure is None and any(piece.tokens for piece in heard)
+        if any(piece.finish == "length" for piece in heard):
             sure = None
-        rest = _these(answer) if sure is not None and threshold is not None and sure >= threshold else duet(pair, turn)
+        if sure is not None and threshold is not None and sure >= threshold:
+            rest = _these(said)
+    if turn.blind:
+        turn.warnings.add(BLIND)
     async with aclosing(rest) as deltas:
         async for delta in deltas:
             yield delta
@@ -92,15 +99,14 @@ async def signal_by(model: Upstream, turn: Turn, reader: int | None = None) -> A
     Args:
         reader: context length of the model that reads it, if it is known: what does not fit there is not asked for.
     """
-    budget = within(turn.signal_tokens, reader, turn.messages, kept=turn.answer_tokens)
-    if turn.total_tokens is not None:
-        kept = min(turn.answer_tokens, max(1, turn.total_tokens // SHARE_OF_ANSWER))
-        budget = min(budget, turn.total_tokens - kept)
+    budget = turn.budgets.for_signal(turn.messages, reader)
     if budget < 1:
         return
     opening, until, thinking = Opening(), Until(SIGNAL_CLOSE), False
-    ask = Ask("signal", turn.messages, budget, replace(turn.sampling, n=1, stop=()))
-    async with aclosing(call(model, ask, turn)) as pieces:
+    named = budget if turn.budgets.signal_named else 0
+    ask = Ask("signal", turn.messages, budget, replace(turn.sampling, n=1, stop=()), named_tokens=named)
+    async with AsyncExitStack() as until_left:
+        pieces = await until_left.enter_async_context(aclosing(call(model, ask, turn)))
         async for piece in pieces:
             thinking = thinking or bool(piece.thinking)
             if thinking and piece.text.strip():
@@ -109,97 +115,72 @@ async def signal_by(model: Upstream, turn: Turn, reader: int | None = None) -> A
             if text:
                 yield text
             if until.found:
-                ask.known.over = True
+                if model.thinks == "hidden":  # it ends now, and only then says what it thought
+                    until_left.pop_all()
+                    turn.let_end(pieces)
                 break
     if rest := until.feed(opening.end()) + until.end():
         yield rest
 
 
-async def answer_by(model: Upstream, turn: Turn, signal: str) -> AsyncGenerator[Delta, None]:
-    """The answer with a signal (empty: unaided)."""
-    async with aclosing(call(model, ask_answer(turn, signal), turn)) as pieces:
-        async for piece in pieces:
-            yield spoken(piece)
+async def answer_by(model: Upstream, turn: Turn, signal: str, heard: list[Piece] | None = None) -> AsyncGenerator[Delta, None]:
+    """The answer with a signal (empty: unaided).
+
+    Args:
+        heard: gets the pieces, with log-probabilities.
+    """
+    if turn.budgets.total is not None:
+        await turn.settle()  # what is left for the answer is known only then
+    replies = [Reply(turn.sampling.stop) for _ in range(turn.sampling.n)]
+    async with aclosing(told(model, ask_answer(turn, signal, heard is not None), turn, replies, heard)) as deltas:
+        async for delta in deltas:
+            yield delta
 
 
 def ask_answer(turn: Turn, signal: str, logprobs: bool = False) -> Ask:
-    budget = turn.answer_tokens
-    if turn.total_tokens is not None:
-        budget = min(budget, max(1, turn.total_tokens - turn.signal_written))
-    return Ask("answer", turn.messages, budget, turn.sampling, signal, logprobs)
+    budget = turn.budgets.for_answer(turn.signal_written)
+    named = budget if turn.budgets.answer_named else 0
+    return Ask("answer", turn.messages, budget, turn.sampling, signal, logprobs, named)
 
 
 async def alone(model: Upstream, turn: Turn) -> AsyncGenerator[Delta, None]:
-    """One model's reasoning and answer in one go, told apart.
+    """One model's reasoning and answer in one go, told apart; the answer has no more tokens than it may.
 
-    The client's stop strings are for the answer, and a server would end the reasoning at them too: they are looked for here, and
-    the request ends once no choice goes on.
+    The client's stop strings are for the answer. A server would end reasoning that is in the text at them too, so it is not told
+    of them then: they are looked for here.
     """
-    budget, n = turn.signal_tokens + turn.answer_tokens, turn.sampling.n
-    ask = Ask("alone", turn.messages, min(budget, turn.total_tokens or budget), replace(turn.sampling, stop=()))
-    parts, writing = [Stopped(turn.sampling.stop) for _ in range(n)], set(range(n))
+    sampling = turn.sampling if model.thinks == "hidden" else replace(turn.sampling, stop=())
+    ask = Ask("alone", turn.messages, turn.budgets.alone, sampling, named_tokens=turn.budgets.alone_named)
+    opened, stop = model.thinks == "opened", turn.sampling.stop
+    replies = [Reply(stop, turn.budgets.answer, Thinking(opened)) for _ in range(sampling.n)]
+    async with aclosing(told(model, ask, turn, replies)) as deltas:
+        async for delta in deltas:
+            yield delta
+
+
+async def told(
+    model: Upstream, ask: Ask, turn: Turn, replies: Sequence[Reply], heard: list[Piece] | None = None
+) -> AsyncGenerator[Delta, None]:
+    """What the choices of a call say. The call ends once all have said enough.
+
+    But one of a model that thinks out of sight is read to its end: only there does it say what that took, and a client's stop
+    string would hide it from the books.
+    """
+    writing = set(range(len(replies)))
     async with aclosing(call(model, ask, turn)) as pieces:
         async for piece in pieces:
-            part = parts[piece.index]
+            if heard is not None:
+                heard.append(piece)
+            reply = replies[piece.index]
             if piece.finish:
                 writing.discard(piece.index)
-            if not part.found:
-                yield _split(piece, part, turn.calls[-1])
-            if writing and all(parts[index].found for index in writing):
+            if not reply.over:
+                thought, said, finish = reply.hear(piece)
+                if thought:
+                    turn.calls[-1].thought += piece.tokens
+                yield Delta(thought, said, piece.index, finish)
+            if writing and all(replies[index].over for index in writing) and model.thinks != "hidden":
                 break
-
-
-def _split(piece: Piece, part: Stopped, record: Call) -> Delta:
-    thought, said = part.feed(piece.text)
-    if piece.finish:
-        more_thought, more_said = part.end(finished=piece.finish == "stop")
-        thought, said = thought + more_thought, said + more_said
-    if piece.thinking or thought:
-        record.thinking_tokens += piece.tokens
-    return Delta(piece.thinking + thought, said, piece.index, "stop" if part.found else piece.finish)
-
-
-def spoken(piece: Piece) -> Delta:
-    """A piece of an answer, with what a server took for reasoning in it as such."""
-    return Delta(piece.thinking, piece.text, piece.index, piece.finish)
-
-
-async def call(model: Upstream, ask: Ask, turn: Turn) -> AsyncGenerator[Piece, None]:
-    """The pieces of one call. What it took is in the turn, however it ends: by itself, by an error, or since nobody listens."""
-    record = Call(model.role, ask.stage, model.name)
-    turn.calls.append(record)
-    began, counted, said = time.monotonic(), 0, None
-    try:
-        async with aclosing(model.stream(ask)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Usage):
-                    said = piece
-                    continue
-                if record.first_seconds is None:
-                    record.first_seconds = time.monotonic() - began
-                counted += piece.tokens
-                yield piece
-    except UpstreamError as error:
-        record.error, record.failure, said = error.kind, error, error.usage
-        raise
-    finally:
-        record.usage = said or _cut_short(ask.known.usage, counted)
-        if record.usage.estimated and not record.usage.prompt_tokens:
-            record.usage = replace(record.usage, prompt_tokens=guessed_tokens(ask))
-        record.estimated = record.usage.estimated
-        record.seconds = time.monotonic() - began
-        record.model = model.name
-
-
-def _cut_short(known: Usage, counted: int) -> Usage:
-    """Of a call that we ended."""
-    estimated = known.estimated or not known.prompt_tokens
-    return Usage(known.prompt_tokens, max(known.output_tokens, counted), estimated)
-
-
-def guessed_tokens(ask: Ask) -> int:
-    """Of a prompt whose model did not say it: four characters a token, as English has about."""
-    return sum(map(len, (*(message.content for message in ask.messages), ask.signal))) // CHARACTERS_A_TOKEN + 1
 
 
 async def one_of(
@@ -208,12 +189,12 @@ async def one_of(
     second_is: Role,
     pair: Pair,
     turn: Turn,
-    taken: bool = False,
+    signal: str = "",
 ) -> AsyncGenerator[Delta, None]:
     """What `first` says; what `second` says if `first` fails before the client has seen any of it.
 
     Args:
-        taken: the second model has taken this request before.
+        signal: what the second model has written, so it has taken this request before.
     """
     said: list[Delta] = []
     seen = False
@@ -228,7 +209,7 @@ async def one_of(
     except UpstreamError as error:
         if seen:
             raise
-        stand_in(second_is, pair, turn, error, taken)
+        stand_in(second_is, pair, turn, error, signal)
         said = []
         async with aclosing(second) as deltas:
             async for delta in deltas:
@@ -237,23 +218,35 @@ async def one_of(
         yield delta
 
 
-def stand_in(role: Role, pair: Pair, turn: Turn, error: UpstreamError, taken: bool = False) -> None:
+def stand_in(role: Role, pair: Pair, turn: Turn, error: UpstreamError, signal: str = "") -> None:
     """Let the other model answer, said in the turn. Raises `error` where that is forbidden, useless, or was done before.
 
-    A request that one model rejects the other would too, unless it has `taken` it: then it became too long by the signal.
+    A request that one model rejects the other would too, unless it became too long by the other's signal.
     """
-    if not pair.fallback or turn.fallback or (error.kind == "rejected" and not taken):
+    rejected = error.kind == "rejected"
+    if rejected and signal:
+        rejected = not too_long(error, ask_answer(turn, signal), pair.light.context_length)
+        if rejected:
+            turn.warnings.add(ODD)
+    if rejected or not pair.fallback or turn.fallback:
         raise error
     turn.fallback = role
 
 
-def confidence(pieces: list[Piece]) -> float | None:
-    """Mean log-probability of the tokens in nats; None without tokens, or where the server does not tell it of all of them."""
-    spoken_for = [piece.logprob for piece in pieces if piece.tokens]
-    told = [logprob for logprob in spoken_for if logprob is not None]
-    return sum(told) / sum(piece.tokens for piece in pieces) if told and len(told) == len(spoken_for) else None
+def confidence(pieces: Sequence[Piece]) -> float | None:
+    """Mean log-probability in nats of the tokens of the least sure choice, of those tokens of which the server tells it.
+
+    None without tokens, or where it tells it of none of a choice.
+    """
+    means: list[float] = []
+    for index in {piece.index for piece in pieces if piece.tokens}:
+        told = [(piece.logprob, piece.tokens) for piece in pieces if piece.index == index and piece.logprob is not None]
+        if not told:
+            return None
+        means.append(sum(logprob for logprob, _ in told) / sum(tokens for _, tokens in told))
+    return min(means, default=None)
 
 
-async def _these(pieces: list[Piece]) -> AsyncGenerator[Delta, None]:
-    for piece in pieces:
-        yield spoken(piece)
+async def _these(deltas: Sequence[Delta]) -> AsyncGenerator[Delta, None]:
+    for delta in deltas:
+        yield delta

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from counterpoint.errors import LedgerError
 from counterpoint.gateway.access.ledger import Admission
 from counterpoint.gateway.api import DONE, ApiError, ChatRequest, Chunks, Delta, PolicyName, Whole, error_event
+from counterpoint.gateway.gateway import Gateway
 from counterpoint.gateway.logs import log, log_failure
 from counterpoint.gateway.outbox import SEND_SECONDS, Outbox, Unread
 from counterpoint.gateway.policies import POLICIES
@@ -19,9 +20,6 @@ from counterpoint.gateway.tracing import trace_turn
 from counterpoint.gateway.turn import Turn
 from counterpoint.gateway.types import ErrorKind, Role, UpstreamError, Usage
 from counterpoint.gateway.usage import total, usage_body
-
-if TYPE_CHECKING:
-    from counterpoint.gateway.server import Gateway
 
 STATUS: dict[ErrorKind, int] = {
     "rejected": 400,
@@ -43,7 +41,7 @@ class Served(Response):
     """The response to one request; Starlette calls it with the connection."""
 
     def __init__(
-        self, gateway: "Gateway", id: str, asked: ChatRequest, policy: PolicyName, turn: Turn, admission: Admission | None
+        self, gateway: Gateway, id: str, asked: ChatRequest, policy: PolicyName, turn: Turn, admission: Admission | None
     ):
         super().__init__()
         self.gateway, self.id, self.asked, self.policy, self.turn, self.admission = gateway, id, asked, policy, turn, admission
@@ -63,6 +61,7 @@ class Served(Response):
         leaving.cancel()
         serving.cancel()  # if it goes on: this closes the policy's generator, and with it the connection to the model
         await asyncio.wait({serving, leaving})
+        await self.turn.settle(at_once=True)
         if stopping and serving.cancelled():
             await self.fail(STOPPING, scope, receive, send)
         await self.book()
@@ -162,6 +161,7 @@ class Served(Response):
 
     async def book(self) -> None:
         """Write down, once, what was spent: in the ledger, the metrics, the log and the trace."""
+        await self.turn.settle()
         if self.is_booked:
             return
         self.is_booked = True
@@ -171,8 +171,8 @@ class Served(Response):
         used: dict[Role, Usage] = {"capable": total(self.turn, "capable"), "light": total(self.turn, "light")}
         self.gateway.metrics.ended(self.policy, self.status, seconds, self.turn, key, cost)
         trace_turn(self.id, self.policy, self.status, self.turn, seconds)
-        if self.turn.blind:
-            self.gateway.warn_once("auto asks the pair every time: m's server gives no log-probabilities; have it, or take duet")
+        for warning in self.turn.warnings:
+            self.gateway.warn_once(warning)
         shown = self.gateway.config.server.log_texts
         texts = {"messages": [vars(m) for m in self.turn.messages]} if shown else {}
         log(

@@ -1,7 +1,6 @@
 """The gateway over HTTP: routes, admission, and errors as OpenAI's clients know them."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,24 +10,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from counterpoint.errors import LedgerError
-from counterpoint.gateway.access.ledger import Admission, Ledger, Refused
+from counterpoint.gateway.access.ledger import Admission, Refused
 from counterpoint.gateway.api import SERVED, ApiError, ChatRequest, ErrorBody, PolicyName, parse
-from counterpoint.gateway.config import GatewayConfig
-from counterpoint.gateway.gate import Gate
+from counterpoint.gateway.budgets import Budgets
+from counterpoint.gateway.gateway import Gateway
 from counterpoint.gateway.incoming import HeadAsGet, body_of, check_host, id_of
-from counterpoint.gateway.logs import log, log_failure, warn
-from counterpoint.gateway.metrics import Metrics
+from counterpoint.gateway.logs import log, log_failure
 from counterpoint.gateway.page import page_response
-from counterpoint.gateway.policies import Pair
 from counterpoint.gateway.respond import INTERNAL, STOPPING, Served
 from counterpoint.gateway.turn import Turn
 from counterpoint.gateway.types import Sampling
-from counterpoint.gateway.usage import Tariff
 
-BOOKING_SECONDS = 5.0
-"""For requests that are ended when the server stops, to be booked."""
-READY_SECONDS = 1.0
-"""For which it stays known whether the models can be asked."""
 ANSWER = {"description": "The answer, at once or as events.", "content": {"text/event-stream": {}}}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": what, "model": ErrorBody}
@@ -49,136 +41,99 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Gateway:
-    """What the routes share."""
+async def chat(gateway: Gateway, request: Request) -> Response:
+    """Take a request in. What is refused here is counted and logged; `respond.Served` does so for the rest."""
+    gateway.watch(asyncio.current_task())
+    state = request.state
+    state.id, state.key = id_of(request), ""
+    try:
+        return await taken_in(gateway, request)
+    except ApiError as error:
+        gateway.metrics.requests.labels("none", str(error.status)).inc()
+        log("refused", id=state.id, key=state.key, status=error.status, reason=error.reason)
+        raise
+    except LedgerError:
+        gateway.metrics.requests.labels("none", "503").inc()
+        raise
 
-    def __init__(self, config: GatewayConfig, pair: Pair, ledger: Ledger | None = None):
-        self.config, self.pair, self.ledger = config, pair, ledger
-        self.tariff = Tariff.of(config)
-        self.metrics = Metrics()
-        self.gate = Gate(config.server.concurrent, config.server.queue)
-        self.tasks: set[asyncio.Task[Any]] = set()
-        """One for each request that is not booked yet."""
-        self._looking, self._looked = asyncio.Lock(), -READY_SECONDS
-        self._ready: dict[str, bool] = {}
-        self._warned: set[str] = set()
 
-    async def chat(self, request: Request) -> Response:
-        """Take a request in. What is refused here is counted and logged; `respond.Served` does so for the rest."""
-        self.watch(asyncio.current_task())
-        request_id = id_of(request)
-        try:
-            return await self.taken_in(request, request_id)
-        except ApiError as error:
-            self.metrics.requests.labels("none", str(error.status)).inc()
-            log("refused", id=request_id, status=error.status, reason=error.reason)
-            raise
-        except LedgerError:
-            self.metrics.requests.labels("none", "503").inc()
-            raise
+async def taken_in(gateway: Gateway, request: Request) -> Response:
+    """Who asks, what, of whom; and the answer."""
+    admission = await admit(gateway, request)
+    request.state.key = admission.key_name if admission else ""
+    try:
+        asked = parse(await body_of(request, gateway.config.server.max_body_bytes))
+        policy = policy_of(gateway, asked)
+    except BaseException as error:
+        if gateway.ledger and admission:
+            await gateway.ledger.book(admission, {}, 0.0)
+        if isinstance(error, asyncio.CancelledError):  # only a server that stops does this
+            raise STOPPING from error
+        raise
+    return Served(gateway, request.state.id, asked, policy, turn_of(gateway, asked), admission)
 
-    async def taken_in(self, request: Request, request_id: str) -> Response:
-        """Who asks, what, of whom; and the answer."""
-        admission = await self.admit(request)
-        try:
-            asked = parse(await body_of(request, self.config.server.max_body_bytes))
-            policy = self.policy_of(asked)
-        except BaseException as error:
-            if self.ledger and admission:
-                await self.ledger.book(admission, {}, 0.0)
-            if isinstance(error, asyncio.CancelledError):  # only a server that stops does this
-                raise STOPPING from error
-            raise
-        return Served(self, request_id, asked, policy, self.turn_of(asked), admission)
 
-    def warn_once(self, message: str) -> None:
-        """Into the log, however often it is true."""
-        if message not in self._warned:
-            self._warned.add(message)
-            warn(message)
+async def admit(gateway: Gateway, request: Request) -> Admission | None:
+    """The booking of a request that may be served. Raises `ApiError` 401, 403 or 429."""
+    check_place(gateway, request)
+    if gateway.ledger is None:
+        return None
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    try:
+        return await gateway.ledger.admit(key.strip() if scheme.lower() == "bearer" else None)
+    except Refused as refused:
+        gateway.metrics.refused.labels(refused.kind).inc()
+        if refused.kind == "invalid_key":
+            message = "no valid API key: send `Authorization: Bearer KEY` with a key of `counterpoint keys add`"
+            error = ApiError(401, message, "authentication_error", "invalid_api_key")
+        else:
+            error = ApiError(429, str(refused), "rate_limit_error", refused.kind, retry_after=refused.retry_after)
+        error.reason = refused.detail
+        raise error from refused
 
-    def watch(self, task: asyncio.Task[Any] | None) -> None:
-        """Let `close` wait for a request."""
-        if task:
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
 
-    async def admit(self, request: Request) -> Admission | None:
-        """The booking of a request that may be served. Raises `ApiError` 401, 403 or 429."""
-        self.check_place(request)
-        if self.ledger is None:
-            return None
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        try:
-            return await self.ledger.admit(key.strip() if scheme.lower() == "bearer" else None)
-        except Refused as refused:
-            self.metrics.refused.labels(refused.kind).inc()
-            if refused.kind == "invalid_key":
-                message = "no valid API key: send `Authorization: Bearer KEY` with a key of `counterpoint keys add`"
-                error = ApiError(401, message, "authentication_error", "invalid_api_key")
-            else:
-                error = ApiError(429, str(refused), "rate_limit_error", refused.kind, retry_after=refused.retry_after)
-            error.reason = refused.detail
-            raise error from refused
+def check_place(gateway: Gateway, request: Request) -> None:
+    """Raises `ApiError` 403 for a request that a foreign web page may have sent here, where no key would stop it."""
+    if gateway.ledger is None:
+        check_host(request)
 
-    def check_place(self, request: Request) -> None:
-        """Raises `ApiError` 403 for a request that a foreign web page may have sent here, where no key would stop it."""
-        if self.ledger is None:
-            check_host(request)
 
-    def policy_of(self, asked: ChatRequest) -> PolicyName:
-        """Who answers. Raises `ApiError` for a model that is not served."""
-        models = self.models()
-        if asked.model not in models:
-            raise ApiError(
-                404,
-                f"there is no model {asked.model!r}; choose one of {', '.join(models)}",
-                code="model_not_found",
-                param="model",
-            )
-        named: Any = self.config.routing.policy if asked.model == SERVED else asked.model
-        policy = asked.counterpoint.policy or named
-        if policy not in models:
-            raise ApiError(
-                400, "policy auto needs routing.auto_threshold, which this server has not", param="counterpoint.policy"
-            )
-        return policy
-
-    def models(self) -> list[str]:
-        """The names that `model` may have: the default policy's, and each policy's."""
-        auto = [] if self.pair.auto_threshold is None else ["auto"]
-        return [SERVED, "duet", "capable", "light", *auto]
-
-    def turn_of(self, asked: ChatRequest) -> Turn:
-        """What the stages are told."""
-        budget = self.config.budget
-        by_effort = {None: budget.medium, "medium": budget.medium}
-        by_effort |= dict.fromkeys(("none", "minimal", "low"), budget.low) | dict.fromkeys(("high", "xhigh"), budget.high)
-        return Turn(
-            messages=tuple(message.turn() for message in asked.messages),
-            sampling=Sampling(asked.temperature, asked.top_p, asked.stops, asked.seed, asked.n or 1),
-            signal_tokens=asked.counterpoint.max_signal_tokens or by_effort[asked.reasoning_effort],
-            answer_tokens=asked.max_tokens or asked.max_completion_tokens or budget.answer,
-            total_tokens=asked.max_completion_tokens,
-            streaming=bool(asked.stream),
+def policy_of(gateway: Gateway, asked: ChatRequest) -> PolicyName:
+    """Who answers. Raises `ApiError` for a model that is not served."""
+    models = gateway.models()
+    if asked.model not in models:
+        raise ApiError(
+            404,
+            f"there is no model {asked.model!r}; choose one of {', '.join(models)}",
+            code="model_not_found",
+            param="model",
+            reason="there is no model of the name that was asked for",
         )
+    named: Any = gateway.config.routing.policy if asked.model == SERVED else asked.model
+    policy = asked.counterpoint.policy or named
+    if policy not in models:
+        raise ApiError(400, "policy auto needs routing.auto_threshold, which this server has not", param="counterpoint.policy")
+    return policy
 
-    async def ready(self) -> dict[str, bool]:
-        """Which of the two models can be asked. However often that is asked, they are so once a second."""
-        async with self._looking:
-            if time.monotonic() >= self._looked + READY_SECONDS:
-                capable, light = await asyncio.gather(self.pair.capable.ready(), self.pair.light.ready())
-                self._ready, self._looked = {"capable": capable, "light": light}, time.monotonic()
-        return self._ready
 
-    async def close(self) -> None:
-        """Let go of everything, once what runs has been booked."""
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=BOOKING_SECONDS)
-        await self.pair.capable.close()
-        await self.pair.light.close()
-        if self.ledger:
-            await self.ledger.close()
+def turn_of(gateway: Gateway, asked: ChatRequest) -> Turn:
+    """What the stages are told."""
+    budget = gateway.config.budget
+    by_effort = {"none": 0, None: budget.medium, "medium": budget.medium}
+    by_effort |= dict.fromkeys(("minimal", "low"), budget.low) | dict.fromkeys(("high", "xhigh"), budget.high)
+    signal, answer = asked.counterpoint.max_signal_tokens, asked.max_tokens or asked.max_completion_tokens
+    return Turn(
+        messages=tuple(message.turn() for message in asked.messages),
+        sampling=Sampling(asked.temperature, asked.top_p, asked.stops, asked.seed, asked.n or 1),
+        budgets=Budgets(
+            signal or by_effort[asked.reasoning_effort],
+            answer or budget.answer,
+            asked.max_completion_tokens,
+            signal_named=signal is not None,
+            answer_named=answer is not None,
+        ),
+        streaming=bool(asked.stream),
+    )
 
 
 def make_app(gateway: Gateway) -> FastAPI:
@@ -186,6 +141,7 @@ def make_app(gateway: Gateway) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        gateway.watch(asyncio.create_task(gateway.ready()))  # what servers list is known before it is needed
         yield
         await gateway.close()
 
@@ -206,11 +162,11 @@ def make_app(gateway: Gateway) -> FastAPI:
         "/v1/chat/completions", responses={200: ANSWER, **ERRORS}, openapi_extra={"requestBody": {"required": True, **body}}
     )
     async def chat_completions(request: Request) -> Response:
-        return await gateway.chat(request)
+        return await chat(gateway, request)
 
     @app.get("/v1/models", responses={403: ERRORS[403]})
     async def models(request: Request) -> dict[str, Any]:
-        gateway.check_place(request)
+        check_place(gateway, request)
         return {
             "object": "list",
             "data": [{"id": name, "object": "model", "created": 0, "owned_by": "counterpoint"} for name in gateway.models()],
@@ -228,7 +184,7 @@ def make_app(gateway: Gateway) -> FastAPI:
 
     @app.get("/metrics", response_class=PlainTextResponse, responses={403: ERRORS[403]})
     async def metrics(request: Request) -> Response:
-        gateway.check_place(request)
+        check_place(gateway, request)
         gateway.metrics.running.set(gateway.gate.running)
         gateway.metrics.waiting.set(gateway.gate.waiting)
         for model in (gateway.pair.capable, gateway.pair.light):
@@ -240,8 +196,9 @@ def make_app(gateway: Gateway) -> FastAPI:
         return page_response()
 
     @app.exception_handler(ApiError)
-    async def _refused(_: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status, error.headers)
+    async def _refused(request: Request, error: ApiError) -> JSONResponse:
+        known = {"x-request-id": request.state.id} if hasattr(request.state, "id") else {}
+        return JSONResponse(error.body, error.status, error.headers | known)
 
     @app.exception_handler(HTTPException)
     async def _no_route(_: Request, error: HTTPException) -> JSONResponse:

@@ -62,7 +62,7 @@ def usage_body(turn: Turn, policy: str, tariff: Tariff) -> dict[str, Any]:
             "capable_tokens": total(turn, "capable").output_tokens,
             "light_tokens": total(turn, "light").output_tokens,
             "cost": tariff.cost_of(turn),
-            "estimated": any(call.estimated for call in turn.calls),
+            "estimated": any(call.usage.estimated for call in turn.calls),
             "capable_alone": _alone_body(turn, tariff),
         },
     }
@@ -79,7 +79,7 @@ def _call_body(call: Call, tariff: Tariff) -> dict[str, Any]:
         "first_token_seconds": None if call.first_seconds is None else round(call.first_seconds, 4),
         "cost": tariff.cost(call.role, call.usage),
         "error": call.error,
-        "estimated": call.estimated,
+        "estimated": call.usage.estimated,
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from counterpoint.gateway.types import Ask, Message, Piece, Sampling, Usage
-from counterpoint.gateway.upstreams.completion import BadCompletion, Completion, listed
+from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, excerpt
 
 
 def completion(n: int = 1, max_tokens: int = 8, logprobs: bool = False) -> Completion:
@@ -59,17 +59,17 @@ def test_log_probabilities_tell_tokens_that_share_a_delta_or_have_no_text_yet():
     assert into.pieces(chunk("ab", logprobs=shown)) == [Piece(text="ab", tokens=2, logprob=-1.5)]
     assert into.pieces(chunk("", logprobs=shown)) == [Piece(tokens=2, logprob=-1.5)]
     assert into.pieces(chunk("c", logprobs=None)) == [Piece(text="c", tokens=1)]
-    assert into.usage == Usage(0, 5)
+    assert into.tally.usage == Usage(0, 5)
 
 
 def test_usage_is_the_servers_where_it_says_it():
     said = b'{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 30}}'
     into = completion()
     read(into, chunk("a"), chunk("b", finish="stop"))
-    assert into.usage == Usage(0, 2)
+    assert into.tally.usage == Usage(0, 2)
     into.pieces(said)
     into.pieces(b'{"choices": [], "usage": null}')
-    assert into.usage == Usage(9, 30)
+    assert into.tally.usage == Usage(9, 30)
 
 
 def said(prompt: int, output: int, *choices: dict[str, Any]) -> bytes:
@@ -79,33 +79,69 @@ def said(prompt: int, output: int, *choices: dict[str, Any]) -> bytes:
 def test_what_came_after_a_server_last_said_its_usage_is_counted_and_makes_it_an_estimate():
     into = completion()
     into.pieces(said(9, 0))
-    assert (into.usage, into.usage.estimated) == (Usage(9, 0), False)
+    assert (into.tally.usage, into.tally.usage.estimated) == (Usage(9, 0), False)
     into.pieces(chunk("a"))
-    assert (into.usage, into.usage.estimated) == (Usage(9, 1), True)
+    assert (into.tally.usage, into.tally.usage.estimated) == (Usage(9, 1), True)
     into.pieces(said(9, 30))  # it thought and did not show it
-    assert (into.usage, into.usage.estimated) == (Usage(9, 30), False)
+    assert (into.tally.usage, into.tally.usage.estimated) == (Usage(9, 30), False)
 
 
 def test_usage_in_the_chunks_of_several_choices_is_that_of_one_choice_each():
     into = completion(n=2)
     for index, tokens in ((0, 1), (1, 1), (0, 2)):
         into.pieces(said(9, tokens, {"index": index, "delta": {"content": "a"}, "finish_reason": None}))
-    assert into.usage == Usage(9, 3)
+    assert into.tally.usage == Usage(9, 3)
     into.pieces(said(9, 4))
-    assert into.usage == Usage(9, 4)
+    assert into.tally.usage == Usage(9, 4)
+
+
+def several(*texts: str, index: int = 0) -> dict[str, Any]:
+    return {"index": index, "delta": {"content": "".join(texts)}, "finish_reason": None}
+
+
+def test_of_several_choices_that_come_several_tokens_at_a_time_all_are_booked_though_the_stream_breaks():
+    into = completion(n=4, max_tokens=100)
+    for tokens in (5, 10, 25):
+        for index in range(4):
+            into.pieces(said(9, tokens, several("some", " more", index=index)))
+    assert (into.tally.usage, into.tally.usage.estimated) == (Usage(9, 100), False)
+    into.pieces(chunk("!", 2))
+    assert (into.tally.usage, into.tally.usage.estimated) == (Usage(9, 101), True)
+
+
+def test_usage_that_comes_once_with_the_last_end_is_that_of_all_choices():
+    into = completion(n=2)
+    for event in (chunk("a", 0), chunk("b", 1), chunk(finish="stop")):
+        into.pieces(event)
+    into.pieces(said(9, 20, {"index": 1, "delta": {}, "finish_reason": "stop"}))
+    assert into.tally.usage == Usage(9, 20)
+
+
+def test_a_server_that_says_0_of_what_came_has_said_nothing():
+    into = completion()
+    for _ in range(3):
+        into.pieces(said(0, 0, several("a")))
+    assert (into.tally.usage.output_tokens, into.tally.usage.estimated) == (3, True)
+
+
+def test_what_the_server_calls_reasoning_is_known():
+    usage = {"prompt_tokens": 9, "completion_tokens": 30, "completion_tokens_details": {"reasoning_tokens": 28}}
+    into = completion()
+    into.pieces(json.dumps({"choices": [], "usage": usage}).encode())
+    assert into.tally.thinking == 28
 
 
 def test_without_the_servers_word_usage_is_an_estimate_once_something_came():
     into = completion()
-    assert not into.usage.estimated
+    assert not into.tally.usage.estimated
     into.pieces(chunk("a"))
-    assert into.usage.estimated
+    assert into.tally.usage.estimated
 
 
 def test_usage_that_makes_no_sense_is_counted_instead():
     into = completion()
     read(into, chunk("a", finish="stop"), b'{"choices": [], "usage": {"prompt_tokens": "many", "completion_tokens": -1}}')
-    assert into.usage == Usage(0, 1)
+    assert into.tally.usage == Usage(0, 1)
 
 
 def test_choices_that_take_turns():
@@ -145,8 +181,8 @@ def test_a_server_that_ignores_the_budget_is_cut_off_a_little_later():
         ([b'{"choices": [3]}'], "protocol", "no completion"),
         ([b'{"choices": [{"index": 0, "delta": "x"}]}'], "protocol", "no completion"),
         ([b'{"choices": [{"index": 0, "delta": {"content": ["x"]}}]}'], "protocol", "no completion"),
-        ([chunk("a", index=1)], "protocol", "sent choice 1, of 1"),
-        ([chunk("a", index=-1)], "protocol", "sent choice -1, of 1"),
+        ([chunk("a", index=1)], "protocol", "none of the 1 asked for: 1"),
+        ([chunk("a", index=-1)], "protocol", "none of the 1 asked for: -1"),
         ([chunk("a", finish="stop"), chunk("b")], "protocol", "more of choice 0 after its end"),
         ([chunk("a", finish="error")], "server", "finish_reason error"),
         ([b'{"error": {"message": "full"}}'], "server", "full"),
@@ -168,6 +204,17 @@ def test_errors_quote_no_more_than_200_characters():
     assert len(complaint(completion(), b'{"x": "' + "é\n".encode() * 5000 + b'"')[1]) < 250
 
 
+@pytest.mark.parametrize("key", ["sk-SECRET0123456789abcdefghijklmnop", 'sk/SECRET/with\\and"quotes'])
+@pytest.mark.parametrize("read", [10**6, 700])
+def test_wherever_a_quoted_text_is_cut_no_part_of_a_key_is_left(key, read):
+    """`read`: the bytes of it that were read."""
+    for form in {key, json.dumps(key)[1:-1], json.dumps(key)[1:-1].replace("/", "\\/")}:
+        blanks = (b" " * count for count in range(700 - len(form), 700))  # of which one is left, so that the key is quoted
+        for before in [*(b"x" * count for count in range(EXCERPT + 5)), *blanks]:
+            said = excerpt((b"." + before + form.encode() + b" was wrong")[:read], key)
+            assert key[:4] not in said, (len(before), said)
+
+
 def test_one_body_is_taken_for_a_stream():
     message = {"role": "assistant", "content": "a b c", "reasoning_content": "hm"}
     body = {
@@ -181,7 +228,7 @@ def test_one_body_is_taken_for_a_stream():
         (1, "a b c", "hm", 3, "stop"),
     ]
     assert into.end() == []
-    assert into.usage == Usage(4, 7)
+    assert into.tally.usage == Usage(4, 7)
 
 
 KEYS = "choices index delta message content reasoning logprobs logprob finish_reason usage error code"
@@ -208,23 +255,4 @@ def test_whatever_a_server_sends_is_pieces_or_a_bad_completion(chunks, streamed)
         into.end()
     except BadCompletion:
         pass
-    assert into.usage.output_tokens >= 0
-
-
-def test_the_first_model_of_a_list():
-    assert listed(b'{"data": [{"id": "one"}, {"id": "two"}]}').name == "one"
-
-
-def test_what_a_list_says_of_the_model_that_is_wanted():
-    body = b'{"data": [{"id": "one"}, {"id": "two", "owned_by": "vllm"}]}'
-    assert (listed(body, "two").tells_usage, listed(body, "one").tells_usage, listed(body, "three").name) == (
-        True,
-        False,
-        "three",
-    )
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"data": []}', b'{"data": [{"id": 3}]}', b'{"data": [{"id": ""}]}'])
-def test_a_list_without_models_is_an_error(body):
-    with pytest.raises(BadCompletion):
-        listed(body)
+    assert into.tally.usage.output_tokens >= 0

@@ -15,12 +15,19 @@ from typing import Any
 import pytest
 
 from counterpoint.errors import ConfigError
+from counterpoint.gateway.budgets import Budgets
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.types import Ask, Message, Piece, Sampling, UpstreamError, Usage
+from counterpoint.gateway.policies import signal_by
+from counterpoint.gateway.turn import Call, Turn
+from counterpoint.gateway.types import Ask, Message, Piece, Sampling, Stage, UpstreamError, Usage
 from counterpoint.gateway.upstreams import http
 from counterpoint.gateway.upstreams.http import HttpUpstream
+from counterpoint.gateway.upstreams.listing import Listed
+from gateway.conftest import Misbehaving
 
-ASK = Ask("alone", (Message("user", "hello there"),), max_tokens=32)
+MESSAGES = (Message("user", "hello there"),)
+GUESS = 3
+"""Tokens that they are taken for where the server does not say: eleven characters, four a token."""
 TEXT = "".join(f" w{number}" for number in range(32))
 PATIENCE = 0.4
 """Seconds for a token, where none comes."""
@@ -46,7 +53,9 @@ def leaving_nothing(use: Callable[[HttpUpstream], Awaitable[Any]], url: str, bou
     """The result of `use`, which takes bounded time and after which no task and no socket are left."""
 
     async def main() -> Any:
-        tasks, files, asked = asyncio.all_tasks(), open_files(), model(url, **config)
+        files, asked = open_files(), model(url, **config)
+        await asked.ready()  # as when a gateway starts: the list is not asked for again for a while
+        tasks = asyncio.all_tasks()
         started = time.monotonic()
         result = await use(asked)
         assert time.monotonic() - started < bound
@@ -60,30 +69,29 @@ def leaving_nothing(use: Callable[[HttpUpstream], Awaitable[Any]], url: str, bou
     return asyncio.run(main())
 
 
-async def drained(asked: HttpUpstream, ask: Ask = ASK) -> tuple[list[Piece], Usage | UpstreamError]:
-    """All pieces, and what came last: the usage or the error."""
+async def drained(asked: HttpUpstream, ask: Ask | None = None) -> tuple[list[Piece], Usage | UpstreamError]:
+    """All pieces, and the usage or the error."""
+    ask = ask or asking()
     pieces: list[Piece] = []
-    last = None
     try:
-        async for each in asked.stream(ask):
-            assert last is None, "nothing comes after the usage"
-            if isinstance(each, Usage):
-                last = each
-            else:
-                pieces.append(each)
+        async for piece in asked.stream(ask):
+            pieces.append(piece)
     except UpstreamError as error:
         return pieces, error
-    assert last is not None
-    return pieces, last
+    return pieces, ask.tally.usage
 
 
-def answer(url: str, ask: Ask = ASK, **config: Any) -> tuple[list[Piece], Usage]:
+def asking(max_tokens: int = 32, stage: Stage = "alone", **more: Any) -> Ask:
+    return Ask(stage, MESSAGES, max_tokens, **more)
+
+
+def answer(url: str, ask: Ask | None = None, **config: Any) -> tuple[list[Piece], Usage]:
     pieces, usage = leaving_nothing(lambda asked: drained(asked, ask), url, **config)
     assert isinstance(usage, Usage), usage
     return pieces, usage
 
 
-def fault(url: str, ask: Ask = ASK, **config: Any) -> tuple[list[Piece], UpstreamError]:
+def fault(url: str, ask: Ask | None = None, **config: Any) -> tuple[list[Piece], UpstreamError]:
     pieces, error = leaving_nothing(lambda asked: drained(asked, ask), url, **config)
     assert isinstance(error, UpstreamError)
     assert error.role == "capable"
@@ -108,22 +116,22 @@ def test_an_answer_comes_in_pieces_with_its_usage_last(misbehaving):
 
 def test_pieces_come_as_they_are_written(misbehaving):
     async def use(asked):
-        return [(piece, time.monotonic()) async for piece in asked.stream(ASK)]
+        return [(piece, time.monotonic()) async for piece in asked.stream(asking())]
 
-    times = [at for piece, at in leaving_nothing(use, misbehaving.url("paced=10")) if isinstance(piece, Piece)]
+    times = [at for piece, at in leaving_nothing(use, misbehaving.url("paced=10")) if piece.tokens]
     assert times[-1] - times[0] > 0.25
     assert max(later - earlier for earlier, later in pairwise(times)) < 0.2
 
 
 def test_a_budget_that_is_spent_is_length(misbehaving):
-    pieces, usage = answer(misbehaving.url("instant"), Ask("alone", ASK.messages, max_tokens=5))
+    pieces, usage = answer(misbehaving.url("instant"), Ask("alone", MESSAGES, max_tokens=5))
     assert text(pieces) == " w0 w1 w2 w3 w4"
     assert pieces[-1].finish == "length"
     assert usage.output_tokens == 5
 
 
 def test_choices_that_take_turns_are_told_apart(misbehaving):
-    pieces, usage = answer(misbehaving.url("paced=1"), Ask("alone", ASK.messages, 8, Sampling(n=3)))
+    pieces, usage = answer(misbehaving.url("paced=1"), Ask("alone", MESSAGES, 8, Sampling(n=3)))
     assert [text(pieces, index) for index in range(3)] == [" w0 w1 w2 w3 w4 w5 w6 w7"] * 3
     assert [piece.index for piece in pieces[:6]] == [0, 1, 2, 0, 1, 2]
     assert usage == Usage(2, 24)
@@ -136,19 +144,19 @@ def test_reasoning_is_told_apart(misbehaving):
 
 
 def test_what_a_model_thinks_is_not_the_signal_that_it_was_asked_for_in_its_message(misbehaving):
-    pieces, usage = answer(misbehaving.url("thinking"), Ask("signal", ASK.messages, 32), signal="message")
+    pieces, usage = answer(misbehaving.url("thinking"), Ask("signal", MESSAGES, 32), signal="message")
     assert not any(piece.thinking for piece in pieces)
     assert TEXT.endswith(text(pieces))
     assert usage.output_tokens == 32  # what it thought was paid for
 
 
 def test_log_probabilities_come_when_asked_for(misbehaving):
-    pieces, _ = answer(misbehaving.url("instant"), Ask("alone", ASK.messages, 32, logprobs=True))
+    pieces, _ = answer(misbehaving.url("instant"), Ask("alone", MESSAGES, 32, logprobs=True))
     assert {piece.logprob for piece in pieces[:-1]} == {-0.5}
 
 
 def test_without_usage_tokens_are_counted(misbehaving):
-    assert answer(misbehaving.url("silent"))[1] == Usage(0, 32)
+    assert answer(misbehaving.url("silent"))[1] == Usage(GUESS, 32)
 
 
 def test_one_body_instead_of_a_stream_is_taken(misbehaving):
@@ -166,12 +174,13 @@ def test_events_in_portions_that_split_characters(misbehaving):
 def test_an_answer_is_whole_once_its_choices_have_ended(misbehaving, mode):
     pieces, usage = answer(misbehaving.url(mode), bound=2.5)
     assert text(pieces) == TEXT
-    assert usage == Usage(0, 32)
+    assert usage == Usage(GUESS, 32)
     assert misbehaving.count(mode)["running"] == 0
 
 
 def test_the_model_is_the_first_that_the_server_lists(misbehaving):
     async def use(asked):
+        assert asked.name == "fake"  # told by the list that was asked for at the start
         await asyncio.gather(*(drained(asked) for _ in range(3)))
         return asked.name
 
@@ -192,50 +201,90 @@ def test_of_a_call_that_is_cut_off_the_usage_is_known_as_far_as_the_server_said_
     telling = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm")
 
     async def use(asked):
-        ask = Ask("alone", ASK.messages, 32)
+        ask = asking()
         async with aclosing(asked.stream(ask)) as pieces:
             await anext(pieces)
-        return ask.known.usage
+        return ask.tally.usage
 
     assert leaving_nothing(use, telling.url("paced=20")).prompt_tokens == 2
     unknown = leaving_nothing(use, misbehaving.url("paced=20"))
-    assert (unknown.prompt_tokens, unknown.output_tokens, unknown.estimated) == (0, 1, True)
+    assert (unknown.prompt_tokens, unknown.output_tokens, unknown.estimated) == (GUESS, 1, True)
 
 
-def first_words(asked: HttpUpstream) -> Awaitable[Usage]:
-    """What is known of a signal that is read to its closing tag."""
+def reads_signal(misbehaving: Misbehaving, mode: str, **config: Any) -> Call:
+    """What a signal took that is read to its closing tag; the model that reads it is asked at once."""
 
-    async def use() -> Usage:
-        ask = Ask("signal", ASK.messages, 64)
-        async with aclosing(asked.stream(ask)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Piece) and "nk>" in piece.text:
-                    ask.known.over = True
-                    break
-        return ask.known.usage
+    async def use(asked: HttpUpstream) -> tuple[Call, float]:
+        turn = Turn(MESSAGES, Sampling(), Budgets(64, 1))
+        async for _ in signal_by(asked, turn):
+            pass
+        read = time.monotonic()
+        await turn.settle()
+        return turn.calls[0], time.monotonic() - read
 
-    return use()
+    call, waited = leaving_nothing(use, misbehaving.url(mode), **config)
+    assert (waited > 0.03) == (config["signal"] == "message")  # beside the answer, not before it
+    return call
 
 
-def test_a_model_that_closed_the_signal_it_was_asked_for_is_let_end_and_say_its_usage(misbehaving):
-    usage = leaving_nothing(first_words, misbehaving.url("closing"), signal="message")
+def test_a_model_that_ends_the_signal_it_was_asked_for_is_let_end_and_say_its_usage(misbehaving):
+    usage = reads_signal(misbehaving, "closing", signal="message").usage
     assert (usage, usage.estimated) == (Usage(usage.prompt_tokens, 5), False)
     assert usage.prompt_tokens > 50  # with the instruction
 
 
 @pytest.mark.parametrize("config", [{"signal": "thinking"}, {"signal": "message", "more": 40}])
 def test_a_model_that_goes_on_after_its_signal_is_cut_off(misbehaving, config):
-    mode = f"closing={config.pop('more', 0)}"
-    usage = leaving_nothing(first_words, misbehaving.url(mode), **config)
+    usage = reads_signal(misbehaving, f"closing={config.pop('more', 0)}", **config).usage
     assert usage.estimated
     assert usage.output_tokens < 25
 
 
+@pytest.mark.parametrize(("named", "sent"), [(0, 1468), (2000, 2000), (8000, 8000)])
+def test_what_the_client_asks_for_by_number_is_asked_for(misbehaving, named, sent):
+    """The estimate of a prompt is high: an answer that would have fitted is not cut short by it."""
+    narrow = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm")
+    answer(narrow.url("instant"), Ask("alone", (Message("user", "word " * 1000),), 8000, named_tokens=named))
+    assert narrow.last("instant")["max_tokens"] == sent
+
+
+def test_a_server_without_end_is_cut_off_by_the_budget_that_it_was_given(misbehaving):
+    narrow = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm")
+    _, usage = answer(narrow.url("endless"), asking(100_000))
+    assert usage.output_tokens < 6000
+
+
 def test_no_more_is_asked_for_than_a_context_that_is_known_can_hold(misbehaving):
     narrow, long = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-vllm"), (Message("user", "word " * 1000),)
-    for server, messages, sent in ((narrow, ASK.messages, 3963), (narrow, long, 1468), (misbehaving, long, 8000)):
+    for server, messages, sent in ((narrow, MESSAGES, 3963), (narrow, long, 1468), (misbehaving, long, 8000)):
         answer(server.url("instant"), Ask("alone", messages, 8000))
         assert server.last("instant")["max_tokens"] == sent
+
+
+def test_a_list_that_hangs_is_nothing_to_a_model_that_is_named(misbehaving):
+    hanging = dataclasses.replace(misbehaving, label=f"{misbehaving.label}-hanging")
+
+    async def main():
+        asked = model(hanging.url("instant"))
+        began = time.monotonic()
+        results = await asyncio.gather(*(drained(asked) for _ in range(5)))
+        await asked.close()
+        return results, time.monotonic() - began
+
+    results, seconds = asyncio.run(main())
+    assert {text(pieces) for pieces, _ in results} == {TEXT}
+    assert seconds < 1.0
+
+
+def test_a_server_that_was_started_with_another_model_is_asked_by_its_new_name(misbehaving):
+    async def use(asked):
+        asked._listing.latest = Listed("old")
+        return await drained(asked)
+
+    pieces, _ = leaving_nothing(use, misbehaving.url("strict"), model=None)
+    assert text(pieces) == TEXT
+    _, error = leaving_nothing(drained, misbehaving.url("strict"), model="old")
+    assert error.kind == "denied"
 
 
 @pytest.mark.parametrize("mode", ["instant", "plain", "paced=1", "unended=10", "broken=2"])
@@ -269,6 +318,10 @@ def test_many_streams_at_a_time(misbehaving):
 # ---- faults
 
 
+UNACCEPTED = {"headless", "dropped", "html", "fat", "moved", "unauthorized", "broken", "busy"}
+"""Modes that never begin to answer, so that no prompt was read."""
+
+
 @pytest.mark.parametrize(
     ("mode", "kind", "tokens"),
     [
@@ -296,11 +349,13 @@ def test_many_streams_at_a_time(misbehaving):
 )
 def test_a_fault_is_an_error_of_its_kind_with_what_had_come(misbehaving, mode, kind, tokens):
     limits = {"first_token_seconds": PATIENCE} if kind == "timeout" else {}
-    pieces, error = fault(misbehaving.url(mode), **limits)
+    pieces, error = fault(misbehaving.url(mode), ask := asking(), **limits)
     assert error.kind == kind, error
     assert str(error).startswith(f"capable (127.0.0.1:{misbehaving.port}) ")
     assert len(str(error)) < 400
-    assert error.usage == Usage(0, tokens)
+    accepted = mode not in UNACCEPTED
+    assert ask.tally.usage == Usage(GUESS * accepted * (3 if mode == "headers" else 1), tokens)
+    assert ask.tally.usage.estimated == accepted
     assert sum(piece.tokens for piece in pieces) == tokens
     tries = 3 if mode in ("headers", "dropped", "broken", "busy") else 1
     assert misbehaving.count(mode)["requests"] == tries
@@ -322,8 +377,8 @@ def test_a_closed_port_is_a_connection_error_after_all_tries():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"  # bound, and nobody listens
-        pieces, error = fault(url)
-    assert (pieces, error.kind, error.usage) == ([], "connect", Usage())
+        pieces, error = fault(url, ask := asking())
+    assert (pieces, error.kind, ask.tally.usage) == ([], "connect", Usage())
     assert "cannot be reached" in str(error)
 
 
@@ -341,7 +396,7 @@ def test_a_server_that_is_killed_in_the_middle(doomed):
     async def use(asked):
         pieces = []
         try:
-            async with aclosing(asked.stream(ASK)) as stream:
+            async with aclosing(asked.stream(ask)) as stream:
                 async for piece in stream:
                     pieces.append(piece)
                     if len(pieces) == 5:
@@ -350,50 +405,53 @@ def test_a_server_that_is_killed_in_the_middle(doomed):
             return pieces, error
         raise AssertionError("it ended well")
 
+    ask = asking()
     pieces, error = leaving_nothing(use, doomed.url("paced=20"))
     assert error.kind == "connect"
-    assert error.usage.output_tokens == len(pieces) >= 5
+    assert ask.tally.usage.output_tokens == len(pieces) >= 5
 
 
 def test_tokens_that_came_before_the_connection_broke_are_not_lost_on_a_slow_reader(misbehaving):
     async def use(asked):
-        async with aclosing(asked.stream(ASK)) as stream:
+        ask = asking()
+        async with aclosing(asked.stream(ask)) as stream:
             first = await anext(stream)
             await asyncio.to_thread(misbehaving.count, "half=5")  # returns when all is sent and the connection closed
             await asyncio.sleep(0.05)
             try:
                 return [first, *[piece async for piece in stream]]
-            except UpstreamError as error:
-                return error.usage.output_tokens
+            except UpstreamError:
+                return ask.tally.usage.output_tokens
 
     assert leaving_nothing(use, misbehaving.url("half=5")) == 16
 
 
 def test_a_server_that_never_stops_is_cut_off(misbehaving):
-    pieces, usage = answer(misbehaving.url("endless"), Ask("alone", ASK.messages, 20, Sampling(n=2)))
+    pieces, usage = answer(misbehaving.url("endless"), Ask("alone", MESSAGES, 20, Sampling(n=2)))
     assert {piece.index: piece.finish for piece in pieces if piece.finish} == {0: "length", 1: "length"}
     assert 40 < usage.output_tokens == sum(piece.tokens for piece in pieces) < 80
     assert misbehaving.count("endless")["running"] == 0
 
 
 def test_an_answer_that_takes_too_long_is_given_up_though_tokens_come(misbehaving):
-    pieces, error = fault(misbehaving.url("paced=50"), total_seconds=0.5)
+    pieces, error = fault(misbehaving.url("paced=50"), ask := asking(), total_seconds=0.5)
     assert error.kind == "timeout"
     assert "total_seconds" in str(error)
-    assert error.usage.output_tokens == len(pieces) > 3
+    assert ask.tally.usage.output_tokens == len(pieces) > 3
 
 
 def test_with_faults_here_and_there_what_was_spent_is_what_the_server_sent(misbehaving):
     async def use(asked):
         async def in_turn():
-            return [await drained(asked) for _ in range(25)]
+            asks = [asking() for _ in range(25)]
+            return [(await drained(asked, ask), ask.tally.usage) for ask in asks]
 
         return [result for results in await asyncio.gather(*(in_turn() for _ in range(16))) for result in results]
 
     telling = {"extra": {"stream_options": {"continuous_usage_stats": True}}}  # else no prompt is known of what broke off
     results = leaving_nothing(use, misbehaving.url("lively=20"), bound=10.0, breaker_failures=99, **telling)
-    spent = [last if isinstance(last, Usage) else last.usage for _, last in results]
-    assert {type(last) for _, last in results} == {Usage, UpstreamError}
+    spent = [usage for _, usage in results]
+    assert {type(last) for (_, last), _ in results} == {Usage, UpstreamError}
     assert sum(usage.output_tokens for usage in spent) == misbehaving.count("lively=20")["output_tokens"]
     assert sum(usage.prompt_tokens for usage in spent) == misbehaving.count("lively=20")["prompt_tokens"]
 
@@ -438,7 +496,7 @@ def test_waits_count_in_the_time_of_the_stage(misbehaving, monkeypatch):
 @pytest.mark.parametrize("mode", ["endless", "paced=20", "stalled"])
 def test_closing_early_stops_the_server_at_once(misbehaving, mode):
     async def use(asked):
-        ask = Ask("alone", ASK.messages, max_tokens=10**6)
+        ask = Ask("alone", MESSAGES, max_tokens=10**6)
         async with aclosing(asked.stream(ask)) as stream:
             async for _ in stream:
                 break
@@ -484,12 +542,12 @@ def test_a_trial_that_begins_to_answer_closes_the_breaker(misbehaving):
         await drained(asked)
         await asyncio.sleep(0.02)
         states = [asked.breaker_state]
-        async for _ in asked.stream(ASK):
+        async for _ in asked.stream(asking()):
             states.append(asked.breaker_state)
         return states
 
     states = leaving_nothing(use, misbehaving.url("broken=1"), retries=0, breaker_failures=1, breaker_seconds=0.01)
-    assert states == ["half-open"] + ["closed"] * 34
+    assert states == ["half-open"] + ["closed"] * 33
 
 
 @pytest.mark.parametrize("mode", ["busy", "headless"])
@@ -534,7 +592,7 @@ def test_what_the_breaker_takes_for_a_failure(misbehaving, mode, state):
 def test_a_caller_that_has_read_enough_is_a_success(misbehaving):
     async def use(asked):
         await drained(asked)
-        async with aclosing(asked.stream(ASK)) as stream:
+        async with aclosing(asked.stream(asking())) as stream:
             await anext(stream)
         return asked._breaker._failures
 
@@ -573,6 +631,20 @@ def test_the_key_is_sent_and_never_quoted(misbehaving, monkeypatch):
     _, error = fault(misbehaving.url("unauthorized"), api_key_env="MY_KEY")
     assert "no such key: Bearer ***" in str(error)
     assert "very-secret" not in repr(error)
+
+
+def test_a_key_that_begins_where_the_quotation_ends_is_cut_off(misbehaving, monkeypatch):
+    for length in range(150, 230):
+        monkeypatch.setenv("MY_KEY", "s" * length + "-very-secret")
+        _, error = fault(misbehaving.url("unauthorized"), api_key_env="MY_KEY")
+        assert "sss" not in str(error)
+    assert "sss" not in error.reason
+
+
+def test_what_is_no_http_is_quoted_for_the_log_only_if_texts_may_be(misbehaving):
+    _, error = fault(misbehaving.url("odd"))
+    assert "X-Echo hello" in str(error)
+    assert "hello" not in error.reason
 
 
 @pytest.mark.parametrize("value", [None, "", " \n", "sk-\nInjected: x", "sk-é"])

@@ -47,10 +47,8 @@ def light() -> Iterator[LocalUpstream]:
 
 
 async def collect(model: LocalUpstream, ask: Ask) -> tuple[list[Piece], Usage]:
-    *pieces, usage = [item async for item in model.stream(ask)]
-    assert all(isinstance(piece, Piece) for piece in pieces)
-    assert isinstance(usage, Usage)
-    return pieces, usage  # pyright: ignore[reportReturnType]
+    pieces = [piece async for piece in model.stream(ask)]
+    return pieces, ask.tally.usage
 
 
 def complete(model: LocalUpstream, ask: Ask) -> tuple[list[Piece], Usage]:
@@ -248,8 +246,8 @@ def test_a_long_signal_leaves_the_answer_a_quarter_of_the_context(light):
 
 @pytest.mark.parametrize("stage", ["signal", "answer", "alone"])
 def test_a_conversation_that_does_not_fit_is_rejected(capable, stage):
-    error = refusal(capable, ask_for(stage, messages=(Message("user", "1+2" * 200),)))
-    assert (error.kind, error.usage) == ("rejected", Usage())
+    error = refusal(capable, ask := ask_for(stage, messages=(Message("user", "1+2" * 200),)))
+    assert (error.kind, ask.tally.usage) == ("rejected", Usage())
     assert "does not fit into its context of 256 tokens; shorten it" in str(error)
 
 
@@ -319,9 +317,9 @@ def test_a_model_that_takes_too_long_is_an_error_in_time(limit, held):
                 await task  # its first token was in time
             else:
                 with pytest.raises(UpstreamError) as caught:
-                    await collect(model, ask_for("signal"))
+                    await collect(model, ask := ask_for("signal"))
                 assert caught.value.kind == "timeout"
-                assert caught.value.usage == Usage(12, held - 1)
+                assert (ask.tally.usage, ask.tally.usage.estimated) == (Usage(12, held - 1), False)
                 assert 0.25 < time.monotonic() - began < 5
 
     model = upstream("capable", **{limit: 0.3})
@@ -334,8 +332,10 @@ def test_a_model_that_takes_too_long_is_an_error_in_time(limit, held):
 def test_waiting_for_other_requests_counts_as_time():
     async def run():
         with calls_of(model, hold=1):
-            answers = await asyncio.gather(*(collect(model, ask_for("signal")) for _ in range(3)), return_exceptions=True)
+            asks = [ask_for("signal") for _ in range(3)]
+            answers = await asyncio.gather(*(collect(model, ask) for ask in asks), return_exceptions=True)
         assert [getattr(error, "kind", None) for error in answers] == ["timeout"] * 3
+        assert [ask.tally.usage.prompt_tokens for ask in asks] == [12, 0, 0]  # what waited was never read
 
     model = upstream("capable", total_seconds=0.3)
     try:
@@ -345,12 +345,14 @@ def test_waiting_for_other_requests_counts_as_time():
 
 
 def test_requests_at_the_same_time_are_all_answered_in_turn(capable):
-    asks = [ask_for("signal", sampling=Sampling(seed=seed, temperature=1.2)) for seed in range(6)]
-    apart = [complete(capable, ask) for ask in asks]
+    def ask(seed):
+        return ask_for("signal", sampling=Sampling(seed=seed, temperature=1.2))
+
+    apart = [complete(capable, ask(seed)) for seed in range(6)]
     ended = []
 
     async def one(number):
-        result = await collect(capable, asks[number])
+        result = await collect(capable, ask(number))
         ended.append(number)
         return result
 
@@ -366,9 +368,9 @@ def test_an_error_of_the_model_is_the_upstreams_and_the_next_request_is_served(c
         raise RuntimeError("out of memory")
 
     hook = capable.policy.model.register_forward_pre_hook(fail)
-    error = refusal(capable, ask_for("signal"))
+    error = refusal(capable, ask := ask_for("signal"))
     hook.remove()
-    assert (error.kind, error.usage) == ("server", Usage(12, 0))
+    assert (error.kind, ask.tally.usage) == ("server", Usage(12, 0))
     assert "out of memory" in str(error)
     complete(capable, ask_for("signal"))
 

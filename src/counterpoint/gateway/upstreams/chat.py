@@ -35,7 +35,7 @@ delimiters. One character is matched, so that none that overlaps another is miss
 NOTES = re.compile(r"<(?=/?expert_notes>)", re.IGNORECASE)
 
 
-def body_of(ask: Ask, config: UpstreamConfig, model: str, tells_usage: bool = False) -> dict[str, object]:
+def body_of(ask: Ask, config: UpstreamConfig, model: str, tells_usage: bool = False) -> dict[str, Any]:
     """The body of a streaming chat completion; what the config sends along gives way to what is asked.
 
     Args:

@@ -1,24 +1,23 @@
 """From the events of a chat completion to pieces: what came is checked, counted, and never passed over in silence."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import from_json
 
-from counterpoint.gateway.types import Ask, ErrorKind, Finish, Piece, Usage
+from counterpoint.gateway.types import Ask, ErrorKind, Finish, Piece
 
 DONE = b"[DONE]"
-TELLING_ENGINES = ("vllm", "sglang")
-"""Who, by their lists' `owned_by`, take continuous_usage_stats; others may refuse what they do not know."""
 EXCERPT = 200
 """Characters that an error quotes."""
 
 
 class BadCompletion(Exception):
-    """What a server sent is no answer, or says that there is none; `quoted` is how it said so."""
+    """What a server sent is no answer, or says that there is none; `quoted` is all that it said of it, keys and all."""
 
-    def __init__(self, kind: ErrorKind, message: str, quoted: str = ""):
-        super().__init__(f"{message}: {quoted}" if quoted else message)
+    def __init__(self, kind: ErrorKind, message: str, quoted: bytes = b""):
+        super().__init__(f"{message}: {excerpt(quoted)}" if quoted else message)
         self.kind: ErrorKind = kind
         self.message, self.quoted = message, quoted
 
@@ -27,6 +26,7 @@ class Completion:
     """What has come of one completion so far. Its methods raise `BadCompletion`.
 
     Attributes:
+        budget: tokens of a choice that were asked for.
         done: the server has said that this was all, with [DONE] or in one body.
         begun: a piece has come.
     """
@@ -34,22 +34,21 @@ class Completion:
     def __init__(self, ask: Ask):
         self.done = False
         self.begun = False
+        self.tally = ask.tally
         self._logprobs = ask.logprobs
         self._open = set(range(ask.sampling.n))
         """Choices that have no end yet."""
         self._tokens = [0] * ask.sampling.n
         self._counted = 0
-        budget = ask.max_tokens * ask.sampling.n
-        self._token_limit = budget + budget // 4 + 16
-        """A delta may be less than a token, so a server that keeps to the budget may send some more of them."""
-        self._prompt = self._output = self._counted_then = 0
-        """Usage by the server, and what was counted when it said so."""
+        self.budget = ask.max_tokens
+        self._told_apart = False
+        """Whether the server says its usage in the chunks of choices, for each apart."""
 
     @property
-    def usage(self) -> Usage:
-        """By the server, and counted since it last said; what a prompt has only the server knows."""
-        since = self._counted - self._counted_then
-        return Usage(self._prompt, self._output + since, estimated=self.begun and (since > 0 or not self._prompt))
+    def _token_limit(self) -> int:
+        """A delta may be less than a token, so a server that keeps to the budget may send some more of them."""
+        budget = self.budget * len(self._tokens)
+        return budget + budget // 4 + 16
 
     @property
     def byte_limit(self) -> int:
@@ -75,11 +74,10 @@ class Completion:
         try:
             found = [piece for choice in chunk["choices"] if (piece := self._piece(choice, choice.get("delta")))]
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadCompletion("protocol", "sent what is no completion", excerpt(data)) from error
+            raise BadCompletion("protocol", "sent what is no completion", data) from error
         if found:
             self.begun = True
-        # servers that say their usage all along do so for each choice apart
-        self._told(chunk, at_least=self._counted if chunk["choices"] and len(self._tokens) > 1 else 0)
+        self._told(chunk, self._whose(chunk["choices"]))
         return found
 
     def whole(self, body: bytes) -> list[Piece]:
@@ -89,11 +87,11 @@ class Completion:
             choices = [{**choice, "delta": choice["message"]} for choice in chunk["choices"]]
             found = [piece for choice in choices if (piece := self._piece(choice, choice["delta"]))]
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadCompletion("protocol", "sent what is no completion", excerpt(body)) from error
+            raise BadCompletion("protocol", "sent what is no completion", body) from error
         self._told(chunk)
         self.done = True
         self.begun = bool(found)
-        tokens, more = divmod(self.usage.output_tokens, len(found) or 1)
+        tokens, more = divmod(self.tally.usage.output_tokens, len(found) or 1)
         return [replace(piece, tokens=tokens + (number < more)) for number, piece in enumerate(found)]
 
     def end(self) -> list[Piece]:
@@ -106,13 +104,24 @@ class Completion:
         finish: Finish = "stop" if self.done else "length"
         return [Piece(index=index, finish=finish) for index in sorted(self._open)]
 
-    def _told(self, chunk: dict[str, Any], at_least: int = 0) -> None:
-        """The usage in a chunk, if there is one."""
+    def _told(self, chunk: dict[str, Any], index: int | None = None) -> None:
+        """The usage in a chunk, if there is one: that of one choice, or of all."""
         usage = chunk.get("usage")
         if isinstance(usage, dict):
-            self._prompt = _natural(usage.get("prompt_tokens"), self._prompt)
-            self._output = max(at_least, _natural(usage.get("completion_tokens"), self._counted))
-            self._counted_then = self._counted
+            details = usage.get("completion_tokens_details")
+            thinking = details.get("reasoning_tokens") if isinstance(details, dict) else 0
+            self.tally.tell(
+                natural(usage.get("prompt_tokens")), natural(usage.get("completion_tokens")), index, natural(thinking)
+            )
+            self._told_apart = self._told_apart or index is not None
+
+    def _whose(self, choices: list[dict[str, Any]]) -> int | None:
+        """Of which choice a chunk's usage is: servers that say it all along (vLLM) do so for each apart, in its chunks.
+
+        One that says it only with the last end says that of all.
+        """
+        apart = len(choices) == 1 and (bool(self._open) or self._told_apart)
+        return choices[0].get("index", 0) if apart else None
 
     def _piece(self, choice: dict[str, Any], delta: dict[str, Any] | None) -> Piece | None:
         index = choice.get("index", 0)
@@ -133,6 +142,8 @@ class Completion:
         if not tokens and reason is None:
             return None
         self._counted += tokens
+        if tokens:
+            self.tally.count(tokens, index)
         self._tokens[index] += tokens
         return Piece(index, text, thinking, tokens, logprob, self._finished(index, reason))
 
@@ -147,50 +158,39 @@ class Completion:
     def _late(self, index: object, delta: dict[str, Any] | None) -> None:
         """Something for a choice that has ended; servers may say its end twice."""
         if not isinstance(index, int) or not 0 <= index < len(self._tokens):
-            raise BadCompletion("protocol", f"sent choice {index!r}, of {len(self._tokens)} that were asked for")
+            raise BadCompletion(
+                "protocol", f"sent a choice that is none of the {len(self._tokens)} asked for", repr(index).encode()
+            )
         if delta and (delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")):
             raise BadCompletion("protocol", f"sent more of choice {index} after its end")
 
 
-@dataclass(frozen=True)
-class Listed:
-    """What a server's list says of one of its models."""
-
-    name: str
-    tells_usage: bool = False
-    """Whether the server can say its usage all along."""
-    context_length: int | None = None
+def excerpt(text: bytes, secret: str | None = None) -> str:
+    """The beginning of what a server sent, in one line, without any part of a secret that may be in it."""
+    return " ".join(redacted(text, secret)[: 4 * EXCERPT].decode(errors="replace").split())[:EXCERPT]
 
 
-def listed(body: bytes, name: str = "") -> Listed:
-    """The model of that name in a server's list, or the first."""
-    try:
-        models = from_json(body)["data"]
-        model = next((each for each in models if each["id"] == name), models[0])
-        found, engine, context = model["id"], model.get("owned_by"), _natural(model.get("max_model_len"), 0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise BadCompletion("protocol", "lists no model; name one in `model`. It sent", excerpt(body)) from error
-    if not isinstance(found, str) or not found:
-        raise BadCompletion("protocol", "lists a model without a name", excerpt(body))
-    if name and name != found:
-        return Listed(name, engine in TELLING_ENGINES)
-    return Listed(found, engine in TELLING_ENGINES, context or None)
-
-
-def excerpt(text: bytes) -> str:
-    """The beginning of what a server sent, in one line."""
-    return " ".join(text[: 4 * EXCERPT].decode(errors="replace").split())[:EXCERPT]
+def redacted(text: bytes, secret: str | None) -> bytes:
+    """Without the secret, as it is or as JSON has it. A text may have been cut within it: then without its part at the end."""
+    if not secret:
+        return text
+    in_json = json.dumps(secret)[1:-1]
+    for form in {form.encode() for form in (secret, in_json, in_json.replace("/", "\\/"))}:
+        text = text.replace(form, b"***")
+        cut = next((size for size in range(len(form) - 1, 0, -1) if text.endswith(form[:size])), 0)
+        text = text[: len(text) - cut]
+    return text
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
         chunk = from_json(data)
     except ValueError as error:
-        raise BadCompletion("protocol", "sent JSON that cannot be read", excerpt(data)) from error
+        raise BadCompletion("protocol", "sent JSON that cannot be read", data) from error
     if not isinstance(chunk, dict):
-        raise BadCompletion("protocol", "sent what is no completion", excerpt(data))
+        raise BadCompletion("protocol", "sent what is no completion", data)
     if chunk.get("error"):
-        raise BadCompletion(_error_kind(chunk["error"]), "sent an error", excerpt(data))
+        raise BadCompletion(_error_kind(chunk["error"]), "sent an error", data)
     return chunk
 
 
@@ -211,5 +211,6 @@ def status_kind(status: int) -> ErrorKind:
     return "denied" if status >= 400 else "protocol"
 
 
-def _natural(value: object, default: int) -> int:
-    return value if isinstance(value, int) and value >= 0 else default
+def natural(value: object) -> int:
+    """A number that counts something; 0 for whatever is none."""
+    return value if isinstance(value, int) and value > 0 else 0

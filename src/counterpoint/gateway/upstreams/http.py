@@ -6,21 +6,23 @@ import json
 import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from counterpoint.errors import ConfigError
+from counterpoint.gateway.budgets import fitting
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, UpstreamError, Usage
+from counterpoint.gateway.types import Ask, ErrorKind, Piece, Role, Thinks, UpstreamError
 from counterpoint.gateway.upstreams.breaker import Breaker, State
 from counterpoint.gateway.upstreams.chat import body_of
-from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, Listed, excerpt, listed, status_kind
-from counterpoint.gateway.upstreams.context import within
-from counterpoint.gateway.upstreams.reading import Limits, read_body, read_pieces
+from counterpoint.gateway.upstreams.completion import EXCERPT, BadCompletion, Completion, excerpt, status_kind
+from counterpoint.gateway.upstreams.listing import Listing
+from counterpoint.gateway.upstreams.reading import ANSWERS, Limits, read_body, read_pieces
 from counterpoint.gateway.upstreams.retry import backoff, retry_after
 
 RETRIED: tuple[ErrorKind, ...] = ("connect", "rate_limit", "server")
@@ -29,8 +31,10 @@ KEPT_SECONDS = 4.0
 LONGEST_WAIT = 10.0
 """A server that asks for more patience than this is not asked again: the other model answers, or the client is told."""
 READY_SECONDS = 2.0
-FAREWELL_SECONDS, FAREWELL_TOKENS = 1.0, 16
-"""For a model that has closed its signal to end by itself, so that it says its usage; it has nothing else to write."""
+THINKS: dict[str, Thinks] = {"thinking": "tagged", "native": "opened", "message": "hidden"}
+"""By where the signal stands."""
+CHARACTERS_A_TOKEN = 4
+LISTING_SECONDS = 10.0
 LISTING_BYTES = 8 << 20
 
 
@@ -38,7 +42,7 @@ class HttpUpstream:
     """An `Upstream` over an OpenAI-compatible server. Raises `ConfigError` if the key or what is sent along is not as it must be.
 
     Attributes:
-        name: what the config says, or the first model that the server lists; empty until it was asked.
+        name: what the config says, or the first model that the server lists; empty until it has done so.
     """
 
     def __init__(self, role: Role, config: UpstreamConfig):
@@ -48,7 +52,6 @@ class HttpUpstream:
         if base.user or base.password:
             raise ConfigError(f"{role}: the url holds a user or a password; set api_key_env to the variable with the key")
         self.role: Role = role
-        self.name = config.model or ""
         self._config = config
         self._completions = (base / "chat" / "completions").with_query(base.query)
         self._models = (base / "models").with_query(base.query)
@@ -57,8 +60,11 @@ class HttpUpstream:
         _check_json(role, config.extra)
         self._breaker = Breaker(config.breaker_failures, config.breaker_seconds)
         self._session: aiohttp.ClientSession | None = None
-        self._listing = asyncio.Lock()
-        self._listed: Listed | None = None
+        self._listing = Listing(config.model or "", self._list)
+
+    @property
+    def name(self) -> str:
+        return self._listing.latest.name
 
     @property
     def breaker_state(self) -> State:
@@ -66,14 +72,18 @@ class HttpUpstream:
 
     @property
     def context_length(self) -> int | None:
-        return self._listed.context_length if self._listed else None
+        return self._listing.latest.context_length
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
+    @property
+    def thinks(self) -> Thinks:
+        return THINKS[self._config.signal]
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
         """As `Upstream.stream` says. Tries again while nothing has come; the breaker is told of every try."""
         deadline = asyncio.get_running_loop().time() + self._config.total_seconds
         asked_in_message = ask.stage == "signal" and self._config.signal == "message"
         for attempt in itertools.count():
-            completion = Completion(ask)
+            completion, name = Completion(ask), self.name
             try:
                 with self._admitted(completion, deadline) as ticket:
                     async with aclosing(self._attempt(ask, completion, deadline)) as pieces:
@@ -81,36 +91,29 @@ class HttpUpstream:
                             self._breaker.answering(ticket)
                             if asked_in_message:
                                 piece.thinking = ""  # M's own, shown or not, is not the signal that it was asked for
-                            try:
-                                yield piece
-                            except GeneratorExit:
-                                if asked_in_message and ask.known.over:
-                                    await _farewell(pieces)
-                                raise
+                            yield piece
             except UpstreamError as error:
-                wait = self._wait(error, attempt, deadline)
+                renamed = error.kind == "denied" and attempt <= self._config.retries and await self._renamed(name)
+                wait = 0.0 if renamed else self._wait(error, attempt, deadline)
                 if completion.begun or wait is None:
                     raise
                 await asyncio.sleep(wait)
             else:
-                yield completion.usage
                 return
-            finally:
-                ask.known.usage = completion.usage
 
     async def ready(self) -> bool:
         """Whether the server answers now, and the breaker lets requests through."""
         if self.breaker_state == "open":
             return False
         try:
-            async with asyncio.timeout(READY_SECONDS), self._opened().get(self._models, allow_redirects=False) as response:
-                if response.status == 200:
-                    self._list(await read_body(response, LISTING_BYTES))
-                return response.status == 200 or (response.status in (404, 405) and bool(self.name))
-        except (aiohttp.ClientError, OSError, BadCompletion):  # TimeoutError is an OSError
+            async with asyncio.timeout(READY_SECONDS):
+                await self._listing.refresh()
+                return True
+        except (UpstreamError, aiohttp.ClientError, OSError, BadCompletion):  # TimeoutError is an OSError
             return False
 
     async def close(self) -> None:
+        await self._listing.close()
         if self._session:
             await self._session.close()
 
@@ -152,51 +155,38 @@ class HttpUpstream:
         response = None
         try:
             async with asyncio.timeout_at(limits.first):
-                model = await self._model()
-                fitting = replace(ask, max_tokens=within(ask.max_tokens, model.context_length, ask.messages, ask.signal))
-                body = body_of(fitting, self._config, model.name, model.tells_usage)
+                model = await self._listing.model()
+                completion.budget = fitting(ask, model.context_length)
+                asked = replace(ask, max_tokens=completion.budget)
+                body = body_of(asked, self._config, model.name, model.tells_usage)
                 response = await self._opened().post(self._completions, data=json.dumps(body).encode(), allow_redirects=False)
                 await self._check_status(response)
+            if response.content_type in ANSWERS:
+                ask.tally.begin(guessed_tokens(body), guessed=True)  # until the server says it
             async with aclosing(read_pieces(response, completion, limits)) as pieces:
                 async for piece in pieces:
                     yield piece
         except BadCompletion as error:
-            raise self._error(error.kind, error.message, completion.usage, quoted=error.quoted) from error
+            raise self._error(error.kind, error.message, quoted=error.quoted) from error
         except (aiohttp.ClientError, OSError) as error:
             if not completion.ended:  # else only [DONE] was missing
-                kind, message = _failure(error)
-                message = message or limits.overstepped(completion, clock())
-                raise self._error(kind, message, completion.usage) from error
+                kind, message, quoted = _failure(error)
+                raise self._error(kind, message or limits.overstepped(completion, clock()), quoted=quoted) from error
         finally:
             if response:
                 response.close()
 
-    async def _model(self) -> Listed:
-        """What the server lists, asked for once. A model that the config names need not be in a list."""
-        async with self._listing:
-            if self._listed is None:
-                try:
-                    async with (
-                        asyncio.timeout(READY_SECONDS if self.name else None),
-                        self._opened().get(self._models, allow_redirects=False) as response,
-                    ):
-                        await self._check_status(response)
-                        self._list(await read_body(response, LISTING_BYTES))
-                except (aiohttp.ClientError, OSError, UpstreamError):
-                    if not self.name:
-                        raise
-                    self._listed = Listed(self.name)  # until `ready` finds more
-            assert self._listed
-            return self._listed
+    async def _renamed(self, name: str) -> bool:
+        """Whether a server that knew the model by that name lists another now, since it was started anew."""
+        return not self._config.model and await self.ready() and self.name != name
 
-    def _list(self, body: bytes) -> None:
-        try:
-            self._listed = listed(body, self.name)
-        except BadCompletion:
-            if not self.name:
-                raise
-            self._listed = Listed(self.name)
-        self.name = self._listed.name
+    async def _list(self) -> bytes | None:
+        """The server's list of models; a model that the config names need not be in one."""
+        async with asyncio.timeout(LISTING_SECONDS), self._opened().get(self._models, allow_redirects=False) as response:
+            if response.status in (404, 405) and self._config.model:
+                return None
+            await self._check_status(response)
+            return await read_body(response, LISTING_BYTES)
 
     async def _check_status(self, response: aiohttp.ClientResponse) -> None:
         """Raises `UpstreamError` for any status but 200."""
@@ -207,14 +197,11 @@ class HttpUpstream:
             body += portion
         said = f"{response.method} {response.url.path} was answered with {response.status}"
         wait = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        raise self._error(status_kind(response.status), said, retry_after=wait, quoted=excerpt(bytes(body)))
+        raise self._error(status_kind(response.status), said, retry_after=wait, quoted=bytes(body))
 
-    def _error(
-        self, kind: ErrorKind, message: str, usage: Usage | None = None, retry_after: float | None = None, quoted: str = ""
-    ) -> UpstreamError:
-        if self._key:
-            message, quoted = (text.replace(self._key, "***") for text in (message, quoted))  # servers quote it
-        return UpstreamError(self.role, kind, f"{self._server} {message}", usage, retry_after, quoted)
+    def _error(self, kind: ErrorKind, message: str, retry_after: float | None = None, quoted: bytes = b"") -> UpstreamError:
+        said = excerpt(quoted, self._key)  # servers quote the key
+        return UpstreamError(self.role, kind, f"{self._server} {message}", retry_after, said)
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session; it belongs to the event loop that first uses it."""
@@ -232,26 +219,20 @@ class HttpUpstream:
         return self._session
 
 
-async def _farewell(pieces: AsyncGenerator[Piece, None]) -> None:
-    """Let a model that is about to end do so. If it fails now, nothing is lost but its usage, which is then estimated."""
-    tokens = 0
-    with suppress(TimeoutError, UpstreamError):
-        async with asyncio.timeout(FAREWELL_SECONDS):
-            async for piece in pieces:
-                tokens += piece.tokens
-                if tokens > FAREWELL_TOKENS:
-                    break
+def guessed_tokens(body: Mapping[str, Any]) -> int:
+    """Of the prompt in a request, which only the server knows: four characters a token, as English has about."""
+    return sum(len(message["content"]) for message in body.get("messages", ())) // CHARACTERS_A_TOKEN + 1
 
 
-def _failure(error: aiohttp.ClientError | OSError) -> tuple[ErrorKind, str]:
-    """Kind and message of what went wrong below HTTP's meaning; no message for a limit of ours."""
+def _failure(error: aiohttp.ClientError | OSError) -> tuple[ErrorKind, str, bytes]:
+    """Kind, message (none for a limit of ours) and quoted words of what went wrong below HTTP's meaning."""
     if isinstance(error, aiohttp.ClientResponseError):
-        return "protocol", f"sent no HTTP: {' '.join(error.message.split())[:EXCERPT]}"
+        return "protocol", "sent no HTTP", error.message.encode(errors="replace")
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-        return "timeout", ""
+        return "timeout", "", b""
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
-        return "connect", "closed the connection in the middle of an answer"
-    return "connect", f"cannot be reached: {str(error)[:EXCERPT] or type(error).__name__}"
+        return "connect", "closed the connection in the middle of an answer", b""
+    return "connect", f"cannot be reached: {str(error)[:EXCERPT] or type(error).__name__}", b""
 
 
 def _key(role: Role, variable: str | None) -> str | None:

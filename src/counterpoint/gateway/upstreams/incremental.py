@@ -2,19 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+from counterpoint.gateway.texts import Thinking, Until
 from counterpoint.gateway.types import Piece
-from counterpoint.gateway.upstreams.thinking import Thinking
 from counterpoint.policy.rollout import NOT_TEXT
 from counterpoint.rl.types import Completion
 
 Decode = Callable[[Sequence[int]], str]
-
-
-def first_stop(text: str, stops: Sequence[str]) -> int:
-    """Where in `text` a stop string begins, or, at its end, may have begun; its length if nowhere."""
-    whole = [text.find(stop) for stop in stops if stop in text]
-    begun = [len(text) - size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
-    return min([len(text), *whole, *begun])
 
 
 class GrowingText:
@@ -22,11 +15,10 @@ class GrowingText:
 
     def __init__(self, decode: Decode, stops: Sequence[str]):
         self.decode = decode
-        self.stops = tuple(stop for stop in stops if stop)
+        self.until = Until(*(stop for stop in stops if stop))
         self.window: list[int] = []
         """The newest tokens, after some that were read before: how a token reads can depend on its neighbour."""
         self.read = 0
-        self.waiting = ""
         self.shown = 0
 
     def add(self, token: int) -> str:
@@ -35,10 +27,8 @@ class GrowingText:
         before, now = self.decode(self.window[: self.read]), self.decode(self.window)
         if len(now) <= len(before) or now.endswith(NOT_TEXT):
             return ""
-        self.waiting += now[len(before) :]
         self.window, self.read = self.window[self.read :], len(self.window) - self.read
-        certain = self.waiting[: first_stop(self.waiting, self.stops)]
-        self.waiting = self.waiting[len(certain) :]
+        certain = self.until.feed(now[len(before) :])
         self.shown += len(certain)
         return certain
 

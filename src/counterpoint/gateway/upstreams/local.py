@@ -15,8 +15,9 @@ from pathlib import Path
 from counterpoint.config import EvaluationConfig, ModelConfig
 from counterpoint.duet.infer import answer_alone, write_answers, write_signals
 from counterpoint.errors import ConfigError, CounterpointError, DataError, ModelError
+from counterpoint.gateway.budgets import SHARE
 from counterpoint.gateway.config import UpstreamConfig
-from counterpoint.gateway.types import Ask, ErrorKind, Message, Piece, Role, Sampling, UpstreamError, Usage
+from counterpoint.gateway.types import Ask, ErrorKind, Message, Piece, Role, Sampling, Thinks, UpstreamError
 from counterpoint.gateway.upstreams.incremental import Choice
 from counterpoint.policy.load import BUILTIN, load_policy
 from counterpoint.policy.local import LocalPolicy
@@ -26,8 +27,6 @@ from counterpoint.rl.types import Completion, SamplingParams
 
 DEFAULTS = EvaluationConfig()  # pyright: ignore[reportCallIssue]
 """How a model is sampled where the client does not say: as it was measured."""
-SHARE_OF_ANSWER = 4
-"""A signal too long for the context is cut so far that an answer may have a quarter of it."""
 FOR_SERVERS = {"api_key_env", "extra", "signal"}
 LEAST = 1e-4
 """Temperatures below are greedy, since logits over them would not be finite; the nucleus holds one token at least."""
@@ -50,8 +49,10 @@ class LocalUpstream:
 
     context_length = None
     """It cuts what is too long itself."""
+    thinks: Thinks = "tagged"
+    """Its pieces tell thinking apart."""
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[Piece | Usage, None]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Piece, None]:
         """See `Upstream.stream`. The limits of time include waiting for other requests."""
         if self._closed:
             raise self._error("connect", "has been closed")
@@ -64,14 +65,12 @@ class LocalUpstream:
         limit = min(self.config.first_token_seconds, self.config.total_seconds)
         try:
             while (pieces := await self._next(arrived, request, began, limit)) is not None:
-                ask.known.usage = request.usage
                 limit = self.config.total_seconds
                 for piece in pieces:
                     yield piece
             await job
             if request.cancelled.is_set():
-                raise self._error("connect", "has been closed", request.usage)
-            yield request.usage
+                raise self._error("connect", "has been closed")
         finally:
             request.cancelled.set()
             self._requests.discard(request)
@@ -91,9 +90,9 @@ class LocalUpstream:
         try:
             request.complete()
         except CounterpointError as error:
-            raise self._error("rejected", "cannot take this", request.usage, str(error)) from error
+            raise self._error("rejected", "cannot take this", str(error)) from error
         except (RuntimeError, MemoryError) as error:  # torch's errors, out of memory among them
-            raise self._error("server", f"failed: {error}", request.usage) from error
+            raise self._error("server", f"failed: {error}") from error
 
     async def _next(
         self, arrived: "asyncio.Queue[list[Piece] | None]", request: "Request", began: float, limit: float
@@ -102,10 +101,10 @@ class LocalUpstream:
             async with asyncio.timeout_at(began + limit):
                 return await arrived.get()
         except TimeoutError as error:
-            raise self._error("timeout", f"took longer than {limit:g} s", request.usage) from error
+            raise self._error("timeout", f"took longer than {limit:g} s") from error
 
-    def _error(self, kind: ErrorKind, what: str, usage: Usage | None = None, quoted: str = "") -> UpstreamError:
-        return UpstreamError(self.role, kind, f"{self.name} {what}", usage, quoted=quoted)
+    def _error(self, kind: ErrorKind, what: str, quoted: str = "") -> UpstreamError:
+        return UpstreamError(self.role, kind, f"{self.name} {what}", quoted=quoted)
 
 
 class Cancelled(Exception):
@@ -133,8 +132,8 @@ class Request:
         self.renderer = renderer
         self.tell = tell
         self.cancelled = threading.Event()
-        self.usage = Usage()
-        """What was spent so far."""
+        self.written = 0
+        """Tokens of all choices."""
         self.choices: list[Choice] = []
 
     def complete(self) -> None:
@@ -149,13 +148,14 @@ class Request:
 
     def begin(self, prompt: Sequence[int], params: SamplingParams) -> None:
         """The prompt is about to be read."""
-        self.usage = Usage(len(prompt), 0)
+        self.ask.tally.begin(len(prompt))
         thinks = self.ask.stage == "alone"
         self.choices = [Choice(i, self.policy.decode, params.stop, thinks) for i in range(self.ask.sampling.n)]
 
     def heard(self, rows: list[int], tokens: list[int], logprobs: list[float]) -> None:
         """Some choices have grown by a token."""
-        self.usage = Usage(self.usage.prompt_tokens, self.usage.output_tokens + len(rows))
+        self.written += len(rows)
+        self.ask.tally.tell(0, self.written)
         self._stop_if_cancelled()
         grown = zip(rows, tokens, logprobs, strict=True)
         self.tell([self.choices[row].add(token, logprob if self.ask.logprobs else None) for row, token, logprob in grown])
@@ -177,7 +177,7 @@ class Request:
         ask, context = self.ask, self.renderer.context_length
         if ask.stage == "answer":
             unaided = self.renderer.room(ask.messages, "")
-            room = max(self.renderer.room(ask.messages, ask.signal), min(unaided, context // SHARE_OF_ANSWER))
+            room = max(self.renderer.room(ask.messages, ask.signal), min(unaided, context // SHARE))  # else the signal is cut
         else:
             room = self.renderer.room(ask.messages)
         if room < 1:

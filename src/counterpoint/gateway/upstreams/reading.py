@@ -8,11 +8,13 @@ from typing import Any, cast
 import aiohttp
 
 from counterpoint.gateway.types import Piece
-from counterpoint.gateway.upstreams.completion import BadCompletion, Completion, excerpt
+from counterpoint.gateway.upstreams.completion import BadCompletion, Completion
 from counterpoint.gateway.upstreams.sse import EventSplitter
 
 SETTLE_SECONDS = 1.0
 """For usage and [DONE] once every choice has ended."""
+ANSWERS = ("application/json", "text/event-stream")
+"""Content types of an answer."""
 LINGER_SECONDS = 0.1
 """For the end of the body after [DONE], so that the connection can be used again."""
 
@@ -60,7 +62,7 @@ async def read_pieces(response: aiohttp.ClientResponse, completion: Completion, 
             await reader.linger()
     else:
         async with asyncio.timeout_at(limits.first):
-            beginning = excerpt(await response.content.readany())
+            beginning = await response.content.readany()
         raise BadCompletion("protocol", f"sent {response.content_type} instead of a stream of events", beginning)
     for piece in completion.end():
         yield piece
