@@ -185,4 +185,4 @@ def test_a_client_that_goes_away_aborts_the_request_in_the_server(vllm, stream):
 
 def test_what_the_server_refuses_is_said_in_its_words(gateway):
     with pytest.raises(openai.BadRequestError, match="max_model_len"):
-        by_openai(gateway, asking(CAPITAL, model="capable", max_tokens=CONTEXT))
+        by_openai(gateway, asking(CAPITAL, model="capable", max_tokens=CONTEXT + 1))
