@@ -63,7 +63,7 @@ def leaving_nothing(use: Callable[[HttpUpstream], Awaitable[Any]], url: str, bou
         await asked.close()
         for _ in range(3):  # turns of the loop in which transports let go of their sockets
             await asyncio.sleep(0)
-        assert open_files() == files
+        assert open_files() <= files  # fewer where what an earlier test left was let go of meanwhile
         return result
 
     return asyncio.run(main())
