@@ -54,6 +54,10 @@ def test_pictures_are_png_and_svg_that_open(dqo, tmp_path, capsys):
                 assert image.convert("L").getextrema()[0] < 150 < 250 < image.convert("L").getextrema()[1]
         else:
             assert xml.dom.minidom.parse(str(file)).documentElement.tagName == "svg"
+    # a picture in a paper says which line is whose
+    legends = {chart: (tmp_path / "figures" / f"{chart}.svg").read_text("utf-8").count("role-legend-label") for chart in charts}
+    assert legends["reward"] > 0
+    assert legends["by_diversity"] > 0
 
 
 def test_what_a_model_wrote_does_not_stop_a_picture(tmp_path):

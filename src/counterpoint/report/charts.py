@@ -93,7 +93,7 @@ def lines(
                 "field": "series",
                 "type": "nominal",
                 "scale": {"domain": [s.name for s in series], "range": [list(DASHES[s.style % len(DASHES)]) for s in series]},
-                "legend": None,
+                "title": None,
             },
         },
     }

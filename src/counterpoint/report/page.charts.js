@@ -118,7 +118,7 @@ function readable(held) {
 }
 
 function tableInto(held) {
-  const rows = rowsOf(held.chart), names = Object.keys(held.chart.columns), most = 200;
+  const rows = held.rows(), names = Object.keys(held.chart.columns), most = 200; /* what is drawn: the choice, without what is hidden */
   if (!held.table.open) return;
   held.table.querySelector(".scroll")?.remove();
   held.table.append(make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Numbers of ${held.chart.title}` },
