@@ -1,0 +1,162 @@
+"""One whole training step beside TRL's, and both beside what the machine could do.
+
+    pip install -e '.[trl]'
+    python benchmarks/step.py                              # every shape; an hour on two cores
+    python benchmarks/step.py --shapes tiny ragged --steps 9
+    python benchmarks/step.py --device cuda
+
+The same model, prompts, group size, lengths, precision, loss and reward in TRL's GRPOTrainer and in `dqo_step` without a diversity
+term, each in a process of its own, which take their steps by turns, the first of each not counted. Writes
+benchmarks/results/step-DEVICE.json. What is measured is in step_shapes.py.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig
+
+from counterpoint.flops import BYTES, completion_flops, forward_flops, shape_of, training_flops
+from step_shapes import SHAPES, Shape, bandwidth, matrix_rate, write_model
+
+HERE = Path(__file__).parent
+TRAINERS = ("ours", "trl")
+
+
+class Worker:
+    """A trainer in a process of its own."""
+
+    def __init__(self, trainer: str, shape: str, folder: Path, device: str) -> None:
+        command = [sys.executable, str(HERE / "step_worker.py"), trainer, shape, str(folder), device]
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        self.loaded = self._read()["loaded"]
+
+    def step(self) -> dict[str, float]:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # then there is nothing to read either, and the log says why
+            self.process.stdin.write("step\n")
+            self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            raise SystemExit(f"{' '.join(map(str, self.process.args))} ended:\n{self.log.read()[-4000:]}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    arguments.add_argument("--steps", type=int, default=7, help="measured steps of each trainer")
+    arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments.add_argument("--out", type=Path)
+    options = arguments.parse_args()
+    out = options.out or HERE / "results" / f"step-{options.device}.json"
+    found = json.loads(out.read_text()) if out.is_file() else {}
+    found |= {"device": device_name(options.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found["bandwidth"] = bandwidth(options.device)
+    found.setdefault("shapes", {})
+    for name in options.shapes:
+        found["shapes"][name] = measure(name, SHAPES[name], options.steps, options.device)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    print_table(found)
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def measure(name: str, shape: Shape, steps: int, device: str) -> dict[str, Any]:
+    """Steps of both trainers by turns."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_model(shape, folder)
+        workers = {trainer: Worker(trainer, name, folder, device) for trainer in TRAINERS}
+        rows: dict[str, list[dict[str, float]]] = {trainer: [] for trainer in TRAINERS}
+        try:
+            for step in range(steps + 1):
+                for trainer, worker in workers.items():
+                    row = worker.step()
+                    print(f"{name}, {trainer}, step {step}: {row['seconds']:.2f} s", file=sys.stderr, flush=True)
+                    if step:
+                        rows[trainer].append(row)
+        finally:
+            for worker in workers.values():
+                worker.close()
+    loaded = {trainer: worker.loaded for trainer, worker in workers.items()}
+    rate = matrix_rate(getattr(torch, shape.dtype), device)
+    return {"rate": rate, "loaded": loaded, "steps": rows, "work": work_of(shape, rows["ours"])}
+
+
+def work_of(shape: Shape, rows: list[dict[str, float]]) -> dict[str, float]:
+    """What a step takes at the least: FLOPs of sampling and of the update, and bytes that decoding reads."""
+    model = shape_of(LlamaConfig(**shape.config))
+    length = statistics.fmean(row["tokens"] for row in rows) / shape.completions
+    sample = shape.questions * completion_flops(model, shape.prompt, round(length), shape.samples)
+    update = shape.completions * training_flops(model, shape.prompt, round(length))
+    # the head's product is done again in the backward pass: that is how its logits need no memory
+    update += shape.completions * (forward_flops(model, round(length)) - forward_flops(model, round(length), logit_tokens=0))
+    of_weights = model.parameters * BYTES[shape.dtype] * shape.tokens
+    cached = shape.completions * round(length) * (shape.prompt + length / 2)
+    of_cache = 2 * model.layers * model.keys * BYTES[shape.dtype] * cached
+    return {"sample_flops": sample, "update_flops": update, "decode_bytes": of_weights + of_cache, "mean_tokens": length}
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """Markdown: time by phase, ratio with its spread, memory, and the share of the floor."""
+    print(f"\n{found['device']}, torch {found['torch']}, {found['threads']} threads, {found['bandwidth'] / 1e9:.1f} GB/s\n")
+    print("| shape | trainer | s a step | sample | update | tokens/s | peak GB | TRL's time over ours | TRL's memory over ours |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |")
+    for name, shape in found["shapes"].items():
+        rows = shape["steps"]
+        ratios = [b["seconds"] / a["seconds"] for a, b in zip(rows["ours"], rows["trl"], strict=True)]
+        peaks = {trainer: rows[trainer][-1]["peak"] for trainer in TRAINERS}
+        for trainer in TRAINERS:
+            seconds, sample, update, tokens = (
+                statistics.median(row[what] for row in rows[trainer]) for what in ("seconds", "sample", "update", "tokens")
+            )
+            last = (
+                f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}–{max(ratios):.2f}) | {peaks['trl'] / peaks['ours']:.2f}"
+            )
+            print(
+                f"| {name} | {trainer} | {seconds:.2f} | {sample:.2f} | {update:.2f} | {tokens / seconds:.0f} "
+                f"| {peaks[trainer] / 1e9:.2f} | {last if trainer == 'ours' else ' | '} |"
+            )
+    print("\n| shape | GFLOP/s of a product | floor of sampling, s | reached | floor of the update, s | reached |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, shape in found["shapes"].items():
+        work, rate = shape["work"], shape["rate"]
+        floors = {
+            "sample": max(work["sample_flops"] / rate, work["decode_bytes"] / found["bandwidth"]),
+            "update": work["update_flops"] / rate,
+        }
+        cells = [
+            f"{floor:.3f} | {100 * floor / statistics.median(row[phase] for row in shape['steps']['ours']):.0f} %"
+            for phase, floor in floors.items()
+        ]
+        print(f"| {name} | {rate / 1e9:.0f} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
