@@ -5,8 +5,8 @@
     python benchmarks/step.py --shapes tiny ragged --steps 9
     python benchmarks/step.py --device cuda
 
-The same model, prompts, group size, lengths, precision, loss and reward in TRL's GRPOTrainer and in `dqo_step` without a diversity
-term, each in a process of its own, which take their steps by turns, the first of each not counted. Writes
+The same model, prompts, group size, lengths, precision, loss and reward in TRL's GRPOTrainer and in `dqo_step` without a
+diversity term, each in a process of its own, which take their steps by turns, the first of each not counted. Writes
 benchmarks/results/step-DEVICE.json. What is measured is in step_shapes.py.
 """
 
@@ -37,7 +37,7 @@ class Worker:
 
     def __init__(self, trainer: str, shape: str, folder: Path, device: str) -> None:
         command = [sys.executable, str(HERE / "step_worker.py"), trainer, shape, str(folder), device]
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the process
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
             env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},

@@ -1,4 +1,4 @@
-"""What a training step is measured on: models with random weights in the shapes of real ones, prompts, a reward, the machine's floor.
+"""What a training step is measured on: random models in the shapes of real ones, prompts, a reward, the machine's floor.
 
 A model's weights are random, so that no download is needed, and its end token has a probability that is set: lengths are then the
 same in both trainers, ragged or not.

@@ -94,7 +94,7 @@ def ours(shape: Shape, folder: Path, device: str) -> Iterator[dict[str, Any]]:
 
 
 def trl(shape: Shape, folder: Path, device: str) -> Iterator[dict[str, Any]]:
-    """TRL's GRPOTrainer with the same prompts, group, loss and rate, and nothing that would slow it: no checkpointing, no logs."""
+    """TRL's GRPOTrainer with the same prompts, group, loss and rate, and nothing to slow it: no checkpointing, no logs."""
     import threading
     from queue import Queue
 
