@@ -12,7 +12,7 @@ from counterpoint.evaluate.results import Result
 from counterpoint.evaluate.run import REFERENCE, START, TRAINED_PAIR
 from counterpoint.report.charts import Chart, lines, plane, points, series_of, steps
 from counterpoint.report.groups import Groups
-from counterpoint.report.measured import Measured, Part, is_pair, parts_of, systems_of
+from counterpoint.report.measured import Measured, Part, is_pair, parts_of, spread, systems_of
 from counterpoint.report.read import Record, RunFiles
 from counterpoint.report.series import Columns, rounded, stacked
 from counterpoint.report.text import cut
@@ -148,7 +148,7 @@ def pass_chart(groups: Groups, parts: Sequence[Part]) -> Chart | None:
     tables = []
     for name, its in curves.items():
         ks = sorted(its[0])
-        estimates = [its[0][k] if len(its) == 1 else _range([curve[k].value for curve in its if k in curve]) for k in ks]
+        estimates = [its[0][k] if len(its) == 1 else spread([curve[k].value for curve in its if k in curve]) for k in ks]
         tables.append(
             {
                 "series": [name] * len(ks), "k": ks, "value": [e.value for e in estimates],
@@ -163,10 +163,6 @@ def pass_chart(groups: Groups, parts: Sequence[Part]) -> Chart | None:
         spec=lines("k", "k", "pass@k", series, band=True, percent=True), x="k", lines=True,
         notes=["estimated without bias", f"median and range of {seeds} seeds" if seeds > 1 else "bands: 95 % over questions"],
     )  # fmt: skip
-
-
-def _range(values: Sequence[float]) -> Estimate:
-    return Estimate(float(np.median(values)), min(values), max(values))
 
 
 def plane_chart(parts: Sequence[Part], embedder: Embedder) -> Chart | None:
