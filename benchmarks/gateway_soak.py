@@ -35,6 +35,7 @@ import aiohttp
 import psutil
 
 from counterpoint.gateway.access.keys import add_key
+from counterpoint.gateway.upstreams.http import KEPT_SECONDS
 
 HERE = Path(__file__).parent
 ROLES = ("capable", "light")
@@ -64,9 +65,10 @@ def soak(requests: int, concurrent: int, percent: float) -> Row:
             warm = min(WARM, requests // 5)
             seen, began = Seen(), time.monotonic()
             asyncio.run(send(address, keys, range(warm), concurrent, seen))
-            first = state_of(process)
+            seconds, first = time.monotonic() - began, state_of(process)
+            began = time.monotonic()
             asyncio.run(send(address, keys, range(warm, requests), concurrent, seen))
-            seconds, last = time.monotonic() - began, state_of(process)
+            seconds, last = seconds + time.monotonic() - began, state_of(process)
         sent = sent_by(port, percent)
         found = booked(database)
     return {
@@ -193,7 +195,8 @@ def check(so: bool, else_said: str) -> None:
 
 
 def state_of(process: psutil.Process) -> Row:
-    """Resident memory and open files, once nothing is in flight."""
+    """Resident memory and open files, once nothing is in flight and idle connections to the models have been let go."""
+    time.sleep(2 * KEPT_SECONDS + 1)  # aiohttp looks for them so often
     return {"megabytes": round(process.memory_info().rss / 2**20, 1), "open_files": process.num_fds()}
 
 
