@@ -44,7 +44,7 @@ PEERS: dict[str, tuple[str, ...]] = {
 """Constant strengths, those of the papers. "DQO" itself has what the recipe adds: correct responses only, a kernel that falls off
 faster, and an α that falls."""
 LAST = 50
-"""Training steps over which the quality that a floor controls is averaged."""
+"""Training steps over which the quality that a floor controls is averaged; and over twice as many."""
 MEASURES = ("different_correct", "distinct_2", "self_bleu_diversity", "mean_pairwise_distance", "vendi_score", "log_det")
 
 
@@ -131,8 +131,12 @@ def summarise(seeds: list[int], systems: list[dict[str, Any]], directory: Path, 
         }
     held = [directory / run_name("DQO, quality floor", seed, steps) for seed in seeds]
     floors = [json.loads((run / "summary.json").read_text())["floor"] for run in held]
-    rewards = [statistics.fmean(line["reward"] for line in read_metrics(run)[-LAST:]) for run in held]
+    rewards = {steps: [mean_of_last(run, steps) for run in held] for steps in (LAST, 2 * LAST)}
     return {"seeds": seeds, "rows": rows, "floors": floors, "floor_training_rewards": rewards}
+
+
+def mean_of_last(run: Path, steps: int) -> float:
+    return statistics.fmean(line["reward"] for line in read_metrics(run)[-steps:])
 
 
 def print_table(table: dict[str, Any]) -> None:
@@ -160,22 +164,32 @@ def print_table(table: dict[str, Any]) -> None:
         print(f"| {name} | {100 * widths[0]:.1f} | {widths[1]:.1f} | {shown} |")
     grpo = rows["GRPO"]
     ratios = [a / b for a, b in zip(rows["DQO"]["different_correct"], grpo["different_correct"], strict=True)]
-    lost = [100 * (b - a) for a, b in zip(rows["DQO"]["reward"], grpo["reward"], strict=True)]
-    more = [100 * (a - b) for a, b in zip(rows["DQO"][best], grpo[best], strict=True)]
-    off = [100 * (a - b) for a, b in zip(rows["DQO, quality floor"]["reward"], table["floors"], strict=True)]
-    resting = [100 * (a - b) for a, b in zip(table["floor_training_rewards"], table["floors"], strict=True)]
+    lost, more = above(grpo["reward"], rows["DQO"]["reward"]), above(rows["DQO"][best], grpo[best])
+    off = above(rows["DQO, quality floor"]["reward"], table["floors"])
     print()
     for what, values in (
         ("DQO's different right answers over GRPO's", ratios),
         ("DQO's mean reward below GRPO's, points", lost),
         (f"DQO's {best} above GRPO's, points", more),
         ("quality floor, mean reward on test above the floor, points", off),
-        (f"quality floor, mean reward of the last {LAST} training steps above the floor, points", resting),
+        *(
+            (
+                f"quality floor, mean reward of the last {last} training steps above the floor, points",
+                above(rewards, table["floors"]),
+            )
+            for last, rewards in table["floor_training_rewards"].items()
+        ),
     ):
-        print(f"{what}: median {middle(values):.2f}, from {min(values):.2f} to {max(values):.2f}")
+        shown = " ".join(f"{value:.2f}" for value in values)
+        print(f"{what}: median {middle(values):.2f}, from {min(values):.2f} to {max(values):.2f} ({shown})")
     most = middle(rows["DQO"]["different_correct"])
     better = [name for name, row in rows.items() if name != "DQO" and middle(row["different_correct"]) > most]
     print(f"more different right answers than DQO: {', '.join(better) or 'none'}")
+
+
+def above(values: list[float], others: list[float]) -> list[float]:
+    """How much higher, in points."""
+    return [100 * (a - b) for a, b in zip(values, others, strict=True)]
 
 
 def middle(values: list[Any]) -> Any:

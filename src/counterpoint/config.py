@@ -192,8 +192,11 @@ class DiversityConfig(Section):
     )
     alpha_end: float = Field(0.0, description="linear: α at the last step.", ge=0, le=MOST_ALPHA)
     floor: float = Field(0.5, description="quality_floor: the mean reward to keep.", gt=0, le=1)
-    rate: float = Field(0.02, description="quality_floor: the most that α rises in a step.", gt=0)
-    tolerance: float = Field(0.02, description="quality_floor: a shortfall of this much switches α off.", gt=0)
+    rate: float = Field(0.02, description="quality_floor: the most that the part of α that is remembered rises in a step.", gt=0)
+    gain: float = Field(
+        0.4, description="quality_floor: what a tolerance above the floor adds to α, and one below it takes; some 20 rates.", gt=0
+    )
+    tolerance: float = Field(0.02, description="quality_floor: the distance from the floor that matters.", gt=0)
     maximum: float = Field(4.0, description="quality_floor: α's upper bound.", gt=0, le=MOST_ALPHA)
     grace: int = Field(
         0, description="quality_floor: steps in which α stays at `alpha` while the floor has not been reached yet.", ge=0

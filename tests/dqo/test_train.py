@@ -350,9 +350,9 @@ def test_alpha_stays_or_goes_in_a_line_to_its_end_at_the_last_step(tmp_path):
 
 
 def test_every_setting_of_the_floor_reaches_its_controller():
-    values = {"alpha": 0.3, "floor": 0.7, "rate": 0.11, "tolerance": 0.13, "maximum": 3.5, "grace": 17}
+    values = {"alpha": 0.3, "floor": 0.7, "rate": 0.11, "gain": 0.9, "tolerance": 0.13, "maximum": 3.5, "grace": 17}
     settings = DiversityConfig.model_validate({"control": "quality_floor", **values})
-    expected = QualityFloor(floor=0.7, value=0.3, rate=0.11, tolerance=0.13, maximum=3.5, grace=17)
+    expected = QualityFloor(floor=0.7, value=0.3, rate=0.11, gain=0.9, tolerance=0.13, maximum=3.5, grace=17)
     assert alpha_controller(settings, 100) == expected
 
 
@@ -361,10 +361,10 @@ def test_a_line_of_one_step_is_its_start():
     assert alpha_controller(settings, 1).value == 2.0
 
 
-@pytest.mark.parametrize(("floor", "moves"), [(0.3, [1.0, 1.1, 1.2, 1.3, 1.4]), (0.9, [1.0, 0.0, 0.0, 0.0, 0.0])])
+@pytest.mark.parametrize(("floor", "moves"), [(0.3, [1.0, 1.5, 1.6, 1.7, 1.8]), (0.9, [1.0, 0.0, 0.0, 0.0, 0.0])])
 def test_a_floor_of_quality_raises_alpha_above_it_and_switches_it_off_below(tmp_path, floor, moves):
-    """Every second response is right: a mean reward of 0.5."""
-    chosen = {"control": "quality_floor", "floor": floor, "rate": 0.1, "tolerance": 0.1, "alpha": 1.0}
+    """Every second response is right, a mean reward of 0.5: two tolerances above the one floor, and four below the other."""
+    chosen = {"control": "quality_floor", "floor": floor, "rate": 0.1, "gain": 0.2, "tolerance": 0.1, "alpha": 1.0}
     recipe = dqo_recipe_in(tmp_path, run={"steps": 4}, diversity=chosen)
     task = toy_task(lambda questions, responses: [float(i % 2) for i in range(len(responses))])
     _, metrics, state = trained_dqo(recipe, fake(recipe), task=task)
@@ -401,7 +401,10 @@ def test_with_a_critic_the_policy_rests_while_the_critic_warms_up(tmp_path):
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [
-        ({"control": "quality_floor", "floor": 0.3, "rate": 0.1, "tolerance": 0.1, "alpha": 1.0}, [1, 1, 1, 1.1, 1.2]),
+        (
+            {"control": "quality_floor", "floor": 0.3, "rate": 0.1, "gain": 0.2, "tolerance": 0.1, "alpha": 1.0},
+            [1, 1, 1, 1.5, 1.6],
+        ),
         ({"control": "linear", "alpha": 2.0, "alpha_end": 1.0}, [2, 2, 2, 1.5, 1]),
     ],
     ids=["quality_floor", "linear"],

@@ -75,6 +75,21 @@ def test_quality_floor_lets_go_at_once_when_one_batch_dips():
     assert state.observe(0.88, 1.0).value == pytest.approx(0.0, abs=1e-9)
 
 
+def test_quality_floor_with_a_gain_adds_the_distance_in_tolerances_and_lets_one_batch_pass():
+    state = QualityFloor(floor=0.9, value=0.5, rate=0.1, gain=0.3, tolerance=0.02, smoothing=0.5, maximum=2.0)
+    first = state.observe(0.92, 1.0)  # e = 1: the integral is 0.5 + 0.1, and the gain adds 0.3
+    assert (first.integral, first.value) == (pytest.approx(0.6), pytest.approx(0.9))
+    # the weights of the average are 1/3 and 2/3: (0.92 + 2 * 0.88) / 3 = 0.8933, e = -1/3
+    second = first.observe(0.88, 1.0)
+    assert (second.integral, second.value) == (pytest.approx(0.6 - 0.1 / 3), pytest.approx(0.6 - 0.1 / 3 - 0.1))
+
+
+def test_quality_floor_with_a_gain_stays_between_zero_and_its_maximum():
+    state = QualityFloor(floor=0.5, value=1.9, gain=10.0, maximum=2.0)
+    assert state.observe(1.0, 1.0).value == 2.0
+    assert state.observe(0.0, 1.0).value == 0.0
+
+
 def test_quality_floor_does_not_return_on_one_lucky_batch():
     state = QualityFloor(floor=0.9, value=0.5, tolerance=0.02)
     for _ in range(5):
@@ -140,6 +155,7 @@ def test_a_state_of_no_controller_is_refused(state, message):
         ({"floor": math.nan}, "floor"),
         ({"floor": 0.9, "rate": 0.0}, "rate must be a positive"),
         ({"floor": 0.9, "tolerance": -1.0}, "tolerance must be a positive"),
+        ({"floor": 0.9, "gain": 0.0}, "gain must be a positive"),
         ({"floor": 0.9, "smoothing": 1.0}, "smoothing"),
         ({"floor": 0.9, "value": 2.0}, "between 0 and maximum"),
     ],

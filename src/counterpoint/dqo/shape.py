@@ -91,6 +91,7 @@ def alpha_controller(settings: DiversityConfig, steps: int) -> control.Controlle
         floor=settings.floor,
         value=settings.alpha,
         rate=settings.rate,
+        gain=settings.gain,
         tolerance=settings.tolerance,
         maximum=settings.maximum,
         grace=settings.grace,

@@ -79,13 +79,16 @@ class QualityFloor:
     the floor in units of `tolerance`, e = (smoothed − floor) / tolerance:
 
         integral ← clip(integral + rate · clip(e, −fall, 1), 0, maximum)
-        value    = integral · max(0, 1 − shortfall / tolerance)
+        value    = clip(integral + gain · e, 0, maximum)                 with a gain
+        value    = integral · max(0, 1 − shortfall / tolerance)          without
 
     The integral finds the multiplier at which quality rests on the floor. It is late, since a policy drifts
-    on in the direction it was pushed, so the second line lets go at once: shortfall is how far the latest or
-    the smoothed quality, the worse of the two, is below the floor, and at one tolerance below it nothing is
-    asked any more. Near the floor the error is linear, so noise does not move where quality rests; far from
-    it, the integral falls `fall` times as fast as it ever rises.
+    on in the direction it was pushed; the second line is what keeps it from making waves. Without a gain the
+    multiplier lets go at once: shortfall is how far the latest or the smoothed quality, the worse of the two,
+    is below the floor, and at one tolerance below it nothing is asked any more. That is for a quality that a
+    few steps can ruin; where a step strays by a tolerance from noise alone, it is a switch that noise throws,
+    and a gain is steadier. Near the floor the error is linear, so noise does not move where quality rests;
+    far from it, the integral falls `fall` times as fast as it ever rises.
     """
 
     floor: float
@@ -96,6 +99,8 @@ class QualityFloor:
     """The most that the integral rises in a step: scale it with the multiplier's natural size."""
     tolerance: float = 0.02
     """The distance from the floor that matters, on the scale of quality."""
+    gain: float | None = None
+    """What a tolerance above the floor adds to the multiplier at once, and one below it takes."""
     fall: float = 4.0
     smoothing: float = 0.8
     """Weight of the past in the moving average of quality. More is steadier and later, and lateness makes
@@ -115,9 +120,9 @@ class QualityFloor:
     def __post_init__(self) -> None:
         integral = self.value if self.integral is None else self.integral
         _check_finite(floor=self.floor, value=self.value, integral=integral, average=self.average)
-        for name in ("rate", "tolerance", "fall", "maximum"):
+        for name in ("rate", "tolerance", "fall", "maximum", "gain"):
             number = getattr(self, name)
-            if not (math.isfinite(number) and number > 0):
+            if number is not None and not (math.isfinite(number) and number > 0):
                 raise ValueError(f"{name} must be a positive number, got {number}")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}")
@@ -139,11 +144,14 @@ class QualityFloor:
 
         if not self.reached and smoothed < self.floor and observations <= self.grace:
             return replace(self, average=average, observations=observations)
-        error = _clip((smoothed - self.floor) / self.tolerance, -self.fall, 1.0)
+        distance = (smoothed - self.floor) / self.tolerance
         before = self.value if self.integral is None else self.integral
-        integral = _clip(before + self.rate * error, 0.0, self.maximum)
-        shortfall = max(0.0, self.floor - min(quality, smoothed))
-        value = integral * max(0.0, 1 - shortfall / self.tolerance)
+        integral = _clip(before + self.rate * _clip(distance, -self.fall, 1.0), 0.0, self.maximum)
+        if self.gain is not None:
+            value = _clip(integral + self.gain * distance, 0.0, self.maximum)
+        else:
+            shortfall = max(0.0, self.floor - min(quality, smoothed))
+            value = integral * max(0.0, 1 - shortfall / self.tolerance)
         return replace(
             self,
             value=value,
