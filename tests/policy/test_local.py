@@ -18,8 +18,8 @@ from counterpoint.policy.trainable import split_evenly
 from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.types import Datum, SamplingParams
 
-SHAPES = [(5, 3), (2, 9), (7, 1), (3, 6), (4, 4)]
-"""Tokens of the prompt and of the completion, of each datum."""
+SHAPES = [(5, 3), (2, 9), (7, 1), (2, 6), (5, 4), (5, 1)]
+"""Tokens of the prompt and of the completion, of each datum. Prompts of one length are one prompt."""
 AGGREGATIONS = [
     LossSpec(aggregation="token"),
     LossSpec(aggregation="sequence"),
@@ -45,7 +45,8 @@ def data_of(policy: LocalPolicy, off_policy: bool = True, **fields: Any) -> list
     def near(row: tuple[float, ...]) -> tuple[float, ...]:
         return tuple((torch.tensor(row) + 0.2 * torch.randn(len(row), generator=generator)).tolist())
 
-    bare = [Datum(ids(p), ids(t), tuple(torch.randn(t, generator=generator).tolist())) for p, t in SHAPES]
+    prompts = {length: ids(length) for length, _ in SHAPES}
+    bare = [Datum(prompts[p], ids(t), tuple(torch.randn(t, generator=generator).tolist())) for p, t in SHAPES]
     if not off_policy:
         return bare
     return [
@@ -112,12 +113,12 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def count_forwards(policy: LocalPolicy) -> list[int]:
-    """Fills with the rows of each pass through the decoder."""
-    rows: list[int] = []
+def shapes_of_forwards(policy: LocalPolicy) -> list[tuple[int, ...]]:
+    """Fills with the shape of what goes into each pass through the decoder."""
+    shapes: list[tuple[int, ...]] = []
     decoder: nn.Module = policy.model.get_decoder()  # pyright: ignore
-    decoder.register_forward_pre_hook(lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
-    return rows
+    decoder.register_forward_pre_hook(lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    return shapes
 
 
 # The gradient
@@ -137,8 +138,11 @@ def test_the_gradient_is_that_of_a_plain_implementation_however_it_is_cut(spec, 
     assert metrics["grad_norm"] == pytest.approx(float(torch.cat([g.flatten() for g in expected]).norm()), rel=1e-4)
 
 
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gemma2"])
-def test_the_gradient_is_right_for_other_families(kind):
+def test_the_gradient_is_right_for_other_families(kind, packs, monkeypatch):
+    if not packs:
+        monkeypatch.setattr("counterpoint.policy.trainable.can_pack", lambda trainable: False)
     policy = tiny_models.policy(kind, tokens_per_microbatch=30, max_grad_norm=1e9)
     recorder, data = Recorder(policy), data_of(policy)
     expected, _ = plain_gradient(policy.model, data, LossSpec())
@@ -167,10 +171,19 @@ def test_on_policy_the_ratio_is_one_and_the_gradient_that_of_reinforce():
 def test_an_on_policy_update_makes_one_forward_pass_a_microbatch_and_no_more():
     policy = tiny_models.policy(tokens_per_microbatch=24)
     data = data_of(policy, off_policy=False)
-    rows = count_forwards(policy)
+    shapes = shapes_of_forwards(policy)
     policy.update(data, LossSpec(), learning_rate=1e-6)
-    # lengths 11, 9, 8, 8, 8 in batches of at most 24 tokens
-    assert rows == [2, 3]
+    # 5 + 2 + 3 + 0 of the first prompt's, 2 + 8 + 5 of the second's, of which 5 come with their prompt in the next batch, 7 + 0
+    assert shapes == [(1, 20), (1, 14)]
+
+
+def test_without_packing_too(monkeypatch):
+    monkeypatch.setattr("counterpoint.policy.trainable.can_pack", lambda trainable: False)
+    policy = tiny_models.policy(tokens_per_microbatch=24)
+    shapes = shapes_of_forwards(policy)
+    policy.update(data_of(policy, off_policy=False), LossSpec(), learning_rate=1e-6)
+    # lengths 11, 9, 8, 8, 8, 6
+    assert shapes == [(2, 11), (3, 8), (1, 6)]
 
 
 def test_the_gradient_is_clipped_to_the_norm():

@@ -62,11 +62,9 @@ def chunked_logprobs(
         temperature: τ of the distribution that was sampled.
         with_entropy: also return each row's entropy in nats, float32 [N], detached.
 
-    With gradients enabled, a chunk's logits are dropped after the forward pass and computed again in the
-    backward
-    pass: one more head product for a memory that does not grow with N. Raises `ValueError` for shapes that do
-        not
-    fit, chunk_rows < 1 or temperature <= 0.
+    With gradients enabled, the logits of several chunks are dropped after the forward pass and computed again in the
+    backward pass: one more head product for a memory that does not grow with N. Raises `ValueError` for shapes that do
+    not fit, chunk_rows < 1 or temperature <= 0.
     """
     if hidden_N_D.dim() != 2 or targets_N.shape != hidden_N_D.shape[:1]:
         raise ValueError(f"hidden must be [N, D] and targets [N], got {list(hidden_N_D.shape)} and {list(targets_N.shape)}")
@@ -77,7 +75,7 @@ def chunked_logprobs(
 
     logprobs, entropies = [], []
     for hidden, targets in zip(hidden_N_D.split(chunk_rows), targets_N.split(chunk_rows), strict=True):
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and len(hidden_N_D) > chunk_rows:
             # A head has no randomness to replay, so its generator state need not be kept.
             logprob, entropy = checkpoint(
                 _chunk, hidden, targets, project, temperature, with_entropy,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from counterpoint.config import CriticConfig, ModelConfig
 from counterpoint.errors import ModelError
 from counterpoint.policy.load import load_model, load_tokenizer, with_adapters
-from counterpoint.policy.trainable import TrainableModel, base_model, padded, side_by_side, spread_over
+from counterpoint.policy.trainable import TrainableModel, base_model, padded, spread_over
 from counterpoint.rl.types import Datum
 from counterpoint.rl.values import explained_variance, value_loss
 
@@ -107,10 +108,11 @@ class Critic(TrainableModel):
 
     def _forward(self, rows: Sequence[Datum] | Sequence[ValueRow]) -> tuple[Tensor, Tensor]:
         """Values before the rows' tokens [N, T], and where they stand [N, T]."""
-        batch = side_by_side(rows, self.model.device)
-        output = base_model(self.model)(input_ids=batch.ids, attention_mask=batch.padding, use_cache=False)
-        flat = self.head(output.last_hidden_state[batch.predicts].float()).squeeze(-1)
-        return spread_over(batch.mask, flat), batch.mask
+        hidden, _, mask = self._states(rows)
+        return spread_over(mask, self.head(hidden.float()).squeeze(-1)), mask
+
+    def _run(self, inputs: dict[str, Any]) -> Tensor:
+        return base_model(self.model)(**inputs, use_cache=False).last_hidden_state
 
     def save(self, directory: Path) -> None:
         """Write the decoder (or its adapters) as transformers (or peft) does, the head, and the optimizer's state."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from counterpoint.errors import DataError, ModelError
 from counterpoint.policy.chunked import chunked_logprobs, rows_per_chunk
 from counterpoint.policy.rollout import OnTokens, TransformersSampler
-from counterpoint.policy.trainable import TrainableModel, base_model, is_lora, padded, side_by_side, spread_over
+from counterpoint.policy.trainable import TrainableModel, base_model, is_lora, padded, spread_over
 from counterpoint.rl.losses import LossSpec, aggregation_weights, token_losses
 from counterpoint.rl.types import Completion, Datum, SamplingParams
 
@@ -31,6 +31,7 @@ class LocalPolicy(TrainableModel):
         max_grad_norm: float = 1.0,
         weight_decay: float = 0.0,
     ):
+        self._head_is_plain = head_is_plain(base_model(model))
         super().__init__(
             model,
             list(model.parameters()),
@@ -40,7 +41,6 @@ class LocalPolicy(TrainableModel):
         )
         self.tokenizer = tokenizer
         self.sampler = TransformersSampler(base_model(model), tokenizer, tokens_per_rollout)
-        self._head_is_plain = head_is_plain(base_model(model))
 
     @property
     def context_length(self) -> int:
@@ -109,23 +109,24 @@ class LocalPolicy(TrainableModel):
 
     def _forward(self, rows: Sequence[Datum], temperature: float, with_entropy: bool = False) -> tuple[Tensor, Tensor, float]:
         """Log-probabilities [N, T] of the rows' tokens, where they stand [N, T], and the sum of entropies over them."""
-        model, batch = base_model(self.model), side_by_side(rows, self.model.device)
-        inputs = {"input_ids": batch.ids, "attention_mask": batch.padding, "use_cache": False}
-        if self._head_is_plain:
-            hidden = model.get_decoder()(**inputs).last_hidden_state[batch.predicts]
-            head: Any = model.get_output_embeddings()
-            vocabulary = head.weight.shape[0]
-        else:
-            hidden = model(**inputs).logits[batch.predicts]
-            head, vocabulary = nn.Identity(), hidden.shape[-1]
+        hidden, targets, mask = self._states(rows)
+        head: Any = base_model(self.model).get_output_embeddings() if self._head_is_plain else nn.Identity()
+        vocabulary = head.weight.shape[0] if self._head_is_plain else hidden.shape[-1]
         chunk = rows_per_chunk(vocabulary)
         entropy = 0.0
         if with_entropy:
-            flat, entropies = chunked_logprobs(hidden, batch.targets(), head, chunk, temperature, with_entropy=True)
+            flat, entropies = chunked_logprobs(hidden, targets, head, chunk, temperature, with_entropy=True)
             entropy = float(entropies.sum())
         else:
-            flat = chunked_logprobs(hidden, batch.targets(), head, chunk, temperature)
-        return spread_over(batch.mask, flat), batch.mask, entropy
+            flat = chunked_logprobs(hidden, targets, head, chunk, temperature)
+        return spread_over(mask, flat), mask, entropy
+
+    def _run(self, inputs: dict[str, Any]) -> Tensor:
+        """Hidden states, or logits where the head is not plain."""
+        model = base_model(self.model)
+        if self._head_is_plain:
+            return model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+        return model(**inputs, use_cache=False).logits
 
     def reference(self) -> "LocalPolicy":
         """The policy as it is now, frozen. A LoRA policy shares its base weights: its reference is the model without adapters."""

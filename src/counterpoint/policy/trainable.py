@@ -3,27 +3,19 @@
 Axis suffixes: `_N` sequences of a micro-batch, `_T` tokens that are learned from, padded to the longest.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from counterpoint.errors import DataError
+from counterpoint.policy.packing import Row, attending_packed, pack, packed_batches, window_of
 
 OPTIMIZER_FILE = "optimizer.pt"
-
-
-class Row(Protocol):
-    """One sequence: what stands before it, and the tokens that something is asked about."""
-
-    @property
-    def prompt(self) -> tuple[int, ...]: ...
-
-    @property
-    def tokens(self) -> tuple[int, ...]: ...
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -51,7 +43,33 @@ class TrainableModel:
         self.max_grad_norm = max_grad_norm
         self.weights = [weight for weight in weights if weight.requires_grad]
         self.masters = [w if w.dtype == torch.float32 else w.detach().float().clone() for w in self.weights]
-        self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay) if self.masters else None
+        self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay, fused=True) if self.masters else None
+        self._packs = can_pack(self)
+
+    def _run(self, inputs: dict[str, Any]) -> Tensor:
+        """What the model makes of its inputs, [N, L, D]."""
+        raise NotImplementedError
+
+    def _states(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model makes of the places that predict the rows' tokens [n, D], those tokens [n], where they stand [N, T]."""
+        if self._packs_all(rows):
+            packed = pack(rows, self.model.device)
+            inputs = {"input_ids": packed.ids_S[None], "position_ids": packed.positions_S[None], "packed": packed}
+            with attending_packed(self.model):
+                states = self._run(inputs)
+            return states[0].index_select(0, packed.predicts_N), packed.targets_N, packed.mask
+        batch = side_by_side(rows, self.model.device)
+        states = self._run({"input_ids": batch.ids, "attention_mask": batch.padding})
+        return states[batch.predicts], batch.targets(), batch.mask
+
+    def _packs_all(self, rows: Sequence[Row]) -> bool:
+        """Whether the rows go into the model packed: where a layer's window is shorter than one of them, they do not."""
+        longest = max(len(row.prompt) + len(row.tokens) for row in rows)
+        return self._packs and longest <= (window_of(self.model) or longest)
+
+    def _microbatches(self, data: Sequence[Row]) -> Iterator[list[int]]:
+        cut = packed_batches if data and self._packs_all(data) else microbatches
+        return cut(data, self.tokens_per_microbatch)
 
     @torch.no_grad()
     def _of_each_token(
@@ -60,7 +78,7 @@ class TrainableModel:
         """What `forward`, rows -> (numbers [N, T], mask [N, T]), says of each token of each row, in the order of `data`."""
         numbers: list[tuple[float, ...]] = [()] * len(data)
         self.model.eval()
-        for batch in microbatches(data, self.tokens_per_microbatch):
+        for batch in self._microbatches(data):
             values, mask = forward([data[i] for i in batch])
             for i, row, kept in zip(batch, values, mask, strict=True):
                 numbers[i] = tuple(row[kept].tolist())
@@ -97,7 +115,7 @@ class TrainableModel:
         assert self.optimizer is not None
         self.model.train()
         totals: dict[str, float] = {}
-        for batch in microbatches(data, self.tokens_per_microbatch):
+        for batch in self._microbatches(data):
             loss, sums = loss_of(batch)
             loss.backward()
             self._gather_gradients()
@@ -186,6 +204,34 @@ def side_by_side(rows: Sequence[Row], device: torch.device) -> Batch:
     lengths = torch.tensor([len(row.tokens) for row in rows], device=device)
     mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
     return Batch(ids.to(device), padding, predicts.to(device), mask)
+
+
+class Probe(NamedTuple):
+    """A sequence to try a model on."""
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+@torch.no_grad()
+def can_pack(trainable: TrainableModel) -> bool:
+    """Whether the model makes of packed sequences what it makes of them side by side."""
+    model = trainable.model
+    rows = [Probe((2, 3, 4), (5, 6, 7, 8)), Probe((5, 4), (3, 2)), Probe((2, 3, 4), (8, 7)), Probe((2, 3, 4), (6,))]
+    if (window_of(model) or math.inf) < max(len(row.prompt) + len(row.tokens) for row in rows):
+        return False
+    training = model.training
+    model.eval()
+    try:
+        found = []
+        for packs in (False, True):
+            trainable._packs = packs
+            found.append(trainable._states(rows)[0].float())
+    except (NotImplementedError, TypeError, ValueError, RuntimeError):  # it takes no positions, or attends in a way of its own
+        return False
+    finally:
+        model.train(training)
+    return bool((found[0] - found[1]).norm() <= (1e-3 if model.dtype == torch.float32 else 0.05) * found[0].norm())
 
 
 def spread_over(mask: Tensor, flat: Tensor) -> Tensor:
