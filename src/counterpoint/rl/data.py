@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,10 +25,17 @@ def question_batch(questions: Sequence[Question], step: int, size: int, run_seed
     position = step * size
     while len(batch) < size:
         epoch, start = divmod(position + len(batch), len(questions))
-        order = list(range(len(questions)))
-        random.Random(seed_for(run_seed, "epoch", epoch)).shuffle(order)
+        order = order_of(len(questions), seed_for(run_seed, "epoch", epoch))
         batch += [questions[i] for i in order[start : start + size - len(batch)]]
     return batch
+
+
+@lru_cache(maxsize=4)
+def order_of(count: int, seed: int) -> tuple[int, ...]:
+    """An order of so many things. Kept, since every step of an epoch looks into the same."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return tuple(order)
 
 
 def make_data(
