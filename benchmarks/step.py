@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
-from counterpoint.flops import BYTES, completion_flops, forward_flops, shape_of, training_flops
+from counterpoint.flops import BYTES, completion_flops, forward_flops, shape_of
 from step_shapes import SHAPES, Shape, bandwidth, matrix_rate, write_model
 
 HERE = Path(__file__).parent
@@ -114,9 +114,9 @@ def work_of(shape: Shape, rows: list[dict[str, float]]) -> dict[str, float]:
     model = shape_of(LlamaConfig(**shape.config))
     length = statistics.fmean(row["tokens"] for row in rows) / shape.completions
     sample = shape.questions * completion_flops(model, shape.prompt, round(length), shape.samples)
-    update = shape.completions * training_flops(model, shape.prompt, round(length))
-    # the head's product is done again in the backward pass: that is how its logits need no memory
-    update += shape.completions * (forward_flops(model, round(length)) - forward_flops(model, round(length), logit_tokens=0))
+    # a prompt once for its group; the backward pass does twice the products of the forward pass
+    of_group = forward_flops(model, shape.prompt, logit_tokens=0)
+    update = 3 * shape.questions * (of_group + shape.samples * forward_flops(model, round(length), shape.prompt))
     of_weights = model.parameters * BYTES[shape.dtype] * shape.tokens
     cached = shape.completions * round(length) * (shape.prompt + length / 2)
     of_cache = 2 * model.layers * model.keys * BYTES[shape.dtype] * cached
