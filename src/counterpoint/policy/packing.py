@@ -27,6 +27,10 @@ LIKE = 0.75
 """Sequences are of like length, and attend together, if none is shorter than this share of the longest."""
 NEAR = 16
 """Or if none has so many tokens fewer."""
+PROMPTS_LIKE, PROMPTS_NEAR = 0.5, 256
+"""The same of their prompts, whose padding costs memory but little arithmetic."""
+GATHERED = 8
+"""Attention gathers each completion's keys, its prompt's among them, for itself: so many times a batch's tokens at most."""
 
 
 class Row(Protocol):
@@ -99,7 +103,9 @@ def pack(rows: Sequence[Row], device: torch.device) -> Packed:
                 ids += tokens
                 positions += range(len(prompt), len(prompt) + len(tokens))
     buckets = [alone(group) for group in of_like_length(whole, len)]
-    buckets += [after_prompts(group) for group in of_like_length(parts, lambda part: len(part[1]))]
+    for group in of_like_length(parts, lambda part: len(part[0]), PROMPTS_LIKE, PROMPTS_NEAR):
+        in_order = sorted(group, key=lambda part: part[1].start)
+        buckets += [after_prompts(alike) for alike in of_like_length(in_order, lambda part: len(part[1]))]
     places = torch.empty(len(ids), dtype=torch.long)
     start = 0
     for bucket, lengths in buckets:
@@ -113,8 +119,8 @@ def pack(rows: Sequence[Row], device: torch.device) -> Packed:
         torch.tensor(positions, device=device),
         tuple(moved(bucket, device) for bucket, _ in buckets),
         places.to(device),
-        torch.tensor([place for of_row in predicts for place in of_row], device=device),
-        torch.tensor([token for row in rows for token in row.tokens], device=device),
+        torch.tensor([place for of_row in predicts for place in of_row], dtype=torch.long, device=device),
+        torch.tensor([token for row in rows for token in row.tokens], dtype=torch.long, device=device),
         (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
     )
 
@@ -130,28 +136,34 @@ def by_prompt(rows: Sequence[Row]) -> dict[tuple[int, ...], list[int]]:
 
 
 def packed_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
-    """Indices of rows, those of a prompt together, cut so that `pack` makes no more than `tokens` of them (one row at least)."""
+    """Indices of rows, those of a prompt together, cut so that `pack` makes no more than `tokens` of them (one row at least).
+
+    Nor more than `GATHERED` times as many keys: many short completions of a long prompt are few tokens, and much attention.
+    """
     batch: list[int] = []
-    size = 0
+    size = keys = 0
     for prompt, members in by_prompt(rows).items():
         shared = False
         for member in members:
             own = len(rows[member].tokens[:-1])
-            if batch and size + own + (0 if shared else len(prompt)) > tokens:
+            grows = own + (0 if shared else len(prompt))
+            if batch and (size + grows > tokens or keys + len(prompt) + own > GATHERED * tokens):
                 yield batch
-                batch, size, shared = [], 0, False
-            size += own + (0 if shared else len(prompt))
+                batch, size, keys = [], 0, 0
+                grows = own + len(prompt)
+            size += grows
+            keys += len(prompt) + own
             shared = True
             batch.append(member)
     if batch:
         yield batch
 
 
-def of_like_length(items: Sequence[Any], length: Any) -> Iterator[list[Any]]:
+def of_like_length(items: Sequence[Any], length: Any, like: float = LIKE, near: int = NEAR) -> Iterator[list[Any]]:
     """The items, longest first, in groups of like length."""
     group: list[Any] = []
     for item in sorted(items, key=length, reverse=True):
-        if group and length(item) < min(LIKE * length(group[0]), length(group[0]) - NEAR):
+        if group and length(item) < min(like * length(group[0]), length(group[0]) - near):
             yield group
             group = []
         group.append(item)
@@ -206,10 +218,15 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of tokens in one row, [1, heads, S, width] each, for transformers' attention interface; [1, S, heads, width].
 
-    Raises `NotImplementedError` where a model asks for more than plain causal attention.
+    Raises `NotImplementedError` where a model asks for more than plain causal attention: with any tensor of its own (a bias,
+    sinks, chosen keys), which need not show in the few tokens that a model is tried on.
     """
-    del attention_mask
-    strange = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    own = {name: value for name, value in others.items() if name not in ("position_ids", "cache_position")}
+    strange = [name for name, value in own.items() if isinstance(value, Tensor) or (name == "softcap" and value is not None)]
+    if attention_mask is not None:
+        strange.append("a mask of the model's own")
+    if getattr(module, "attn_temperature_tuning", False):  # Llama 4's queries grow with their place in the row, from the 8,192nd
+        strange.append("attn_temperature_tuning")
     if packed is None or strange or query.shape[0] != 1:
         raise NotImplementedError(f"packed attention does not do {', '.join(strange) or 'this'}")
     query_S, key_S, value_S = (states[0].transpose(0, 1) for states in (query, key, value))

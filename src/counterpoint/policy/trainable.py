@@ -63,7 +63,12 @@ class TrainableModel:
         return states[batch.predicts], batch.targets(), batch.mask
 
     def _packs_all(self, rows: Sequence[Row]) -> bool:
-        """Whether the rows go into the model packed: where a layer's window is shorter than one of them, they do not."""
+        """Whether the rows go into the model packed: where a layer's window is shorter than one of them, they do not.
+
+        Nor where the backward pass runs the layers again (gradient checkpointing): by then the model attends as it did before.
+        """
+        if any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules()):
+            return False
         longest = max(len(row.prompt) + len(row.tokens) for row in rows)
         return self._packs and longest <= (window_of(self.model) or longest)
 
@@ -227,7 +232,7 @@ def can_pack(trainable: TrainableModel) -> bool:
         for packs in (False, True):
             trainable._packs = packs
             found.append(trainable._states(rows)[0].float())
-    except (NotImplementedError, TypeError, ValueError, RuntimeError):  # it takes no positions, or attends in a way of its own
+    except Exception:  # noqa: BLE001  (it takes no positions, or attends in a way of its own, and says so in any way it likes)
         return False
     finally:
         model.train(training)
