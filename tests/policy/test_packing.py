@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Llama4ForCausalLM, Llama4TextConfig, MptConfig, MptForCausalLM
+from transformers import Lfm2Config, Lfm2Model, Llama4ForCausalLM, Llama4TextConfig, MptConfig, MptForCausalLM
 
 import tiny_models
 from counterpoint.errors import DataError
+from counterpoint.policy.critic import Critic
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.packing import GATHERED, of_like_length, pack, packed_attention, packed_batches
 from counterpoint.policy.trainable import can_pack
@@ -230,3 +231,9 @@ def test_a_model_that_would_fail_or_differ_when_packed_goes_side_by_side(make):
     policy = LocalPolicy(make(), tiny_models.tokenizer())
     assert not policy._packs
     assert len(policy.logprobs([Datum((2, 3), (4, 5), (1.0,) * 2)])[0]) == 2
+
+
+def test_a_decoder_with_convolutions_is_not_packed():
+    """A new one's do so little that packed sequences look the same."""
+    options = tiny_models.shape(304, {"layer_types": ["conv", "full_attention"], "initializer_range": 0.02})
+    assert not Critic(Lfm2Model(Lfm2Config(**options)))._packs

@@ -29,8 +29,10 @@ NEAR = 16
 """Or if none has so many tokens fewer."""
 PROMPTS_LIKE, PROMPTS_NEAR = 0.5, 256
 """The same of their prompts, whose padding costs memory but little arithmetic."""
-GATHERED = 8
+GATHERED = 4
 """Attention gathers each completion's keys, its prompt's among them, for itself: so many times a batch's tokens at most."""
+ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Types of layers that mix tokens by attention alone, as configurations name them."""
 
 
 class Row(Protocol):
@@ -274,3 +276,8 @@ def window_of(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min((window for window in windows if window), default=None)
+
+
+def only_attends(model: PreTrainedModel) -> bool:
+    """Whether no layer says that it mixes tokens in another way: a new model's convolution is too weak to show in a trial."""
+    return set(getattr(model.config.get_text_config(), "layer_types", None) or ()) <= ATTENDING

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from counterpoint.errors import DataError
-from counterpoint.policy.packing import Row, attending_packed, pack, packed_batches, window_of
+from counterpoint.policy.packing import Row, attending_packed, only_attends, pack, packed_batches, window_of
 
 OPTIMIZER_FILE = "optimizer.pt"
 
@@ -223,7 +223,7 @@ def can_pack(trainable: TrainableModel) -> bool:
     """Whether the model makes of packed sequences what it makes of them side by side."""
     model = trainable.model
     rows = [Probe((2, 3, 4), (5, 6, 7, 8)), Probe((5, 4), (3, 2)), Probe((2, 3, 4), (8, 7)), Probe((2, 3, 4), (6,))]
-    if (window_of(model) or math.inf) < max(len(row.prompt) + len(row.tokens) for row in rows):
+    if not only_attends(model) or (window_of(model) or math.inf) < max(len(row.prompt) + len(row.tokens) for row in rows):
         return False
     training = model.training
     model.eval()
