@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Lfm2Config, Lfm2Model, Llama4ForCausalLM, Llama4TextConfig, MptConfig, MptForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Lfm2Config,
+    Lfm2Model,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    MptConfig,
+    MptForCausalLM,
+)
 
 import tiny_models
 from counterpoint.errors import DataError
@@ -220,13 +229,19 @@ def small_mpt() -> Any:
     return MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=1, max_seq_len=256, vocab_size=304))
 
 
+def small_bloom() -> Any:
+    """Attends to all of a row, by distances in it; as a new model in bfloat16, that is within the rounding."""
+    torch.manual_seed(0)
+    return BloomForCausalLM(BloomConfig(hidden_size=32, n_head=4, n_layer=4, vocab_size=304)).bfloat16()
+
+
 def small_llama4() -> Any:
     """Scales queries by their place in a row from the 8,192nd on, which no short trial shows."""
     options = tiny_models.shape(304, {"intermediate_size_mlp": 48, "num_local_experts": 2, "no_rope_layers": [1, 0]})
     return Llama4ForCausalLM(Llama4TextConfig(**options))
 
 
-@pytest.mark.parametrize("make", [small_mpt, small_llama4])
+@pytest.mark.parametrize("make", [small_mpt, small_bloom, small_llama4])
 def test_a_model_that_would_fail_or_differ_when_packed_goes_side_by_side(make):
     policy = LocalPolicy(make(), tiny_models.tokenizer())
     assert not policy._packs

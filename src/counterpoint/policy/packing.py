@@ -10,7 +10,7 @@ Axis suffixes: `_S` tokens in the row, `_R` sequences of a bucket, `_Q` and `_K`
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -73,6 +73,8 @@ class Packed:
     """The tokens that they predict."""
     mask: Tensor
     """bool [rows, longest]: where a row has tokens."""
+    attended: list[nn.Module] = field(default_factory=list)
+    """Layers that have attended to it, one after the other."""
 
 
 def pack(rows: Sequence[Row], device: torch.device) -> Packed:
@@ -231,6 +233,7 @@ def packed_attention(
         strange.append("attn_temperature_tuning")
     if packed is None or strange or query.shape[0] != 1:
         raise NotImplementedError(f"packed attention does not do {', '.join(strange) or 'this'}")
+    packed.attended.append(module)
     query_S, key_S, value_S = (states[0].transpose(0, 1) for states in (query, key, value))
     groups = query_S.shape[1] // key_S.shape[1]
     results = []
