@@ -188,6 +188,7 @@ def test_the_gradient_is_right_where_the_backward_pass_runs_the_layers_again(ree
         ({"s_aux": torch.zeros(2)}, "s_aux"),
         ({"indices": torch.zeros(1, 3, 2)}, "indices"),
         ({"attention_mask": torch.zeros(1, 1, 3, 3)}, "a mask"),
+        ({"is_causal": False}, "comes after"),
     ],
 )
 def test_a_layer_that_hands_over_more_than_queries_keys_and_values_is_refused(own, named):

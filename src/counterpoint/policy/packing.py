@@ -229,6 +229,8 @@ def packed_attention(
     strange = [name for name, value in own.items() if isinstance(value, Tensor) or (name == "softcap" and value is not None)]
     if attention_mask is not None:
         strange.append("a mask of the model's own")
+    if own.get("is_causal") is False or not getattr(module, "is_causal", True):
+        strange.append("attention to what comes after")
     if getattr(module, "attn_temperature_tuning", False):  # Llama 4's queries grow with their place in the row, from the 8,192nd
         strange.append("attn_temperature_tuning")
     if packed is None or strange or query.shape[0] != 1:
