@@ -6,10 +6,22 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Lfm2Config,
+    Lfm2Model,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    MptConfig,
+    MptForCausalLM,
+)
 
 import tiny_models
 from counterpoint.errors import DataError
-from counterpoint.policy.packing import of_like_length, pack, packed_batches
+from counterpoint.policy.critic import Critic
+from counterpoint.policy.local import LocalPolicy
+from counterpoint.policy.packing import GATHERED, of_like_length, pack, packed_attention, packed_batches
 from counterpoint.policy.trainable import can_pack
 from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.types import Datum
@@ -54,6 +66,13 @@ def test_a_completion_without_tokens_asks_for_nothing():
     assert packed.mask.tolist() == [[False], [True], [False]]
 
 
+def test_completions_may_all_be_without_tokens():
+    data = [Datum((1, 2), (), ()), Datum((1, 2), (), ()), Datum((5,), (), ())]
+    policy = tiny_models.policy("llama")
+    assert policy._packs
+    assert policy.logprobs(data) == [(), (), ()]
+
+
 def test_a_row_without_a_prompt_is_refused():
     with pytest.raises(DataError, match="no prompt"):
         pack([Sequence((), (1,))], CPU)
@@ -70,6 +89,26 @@ def test_batches_keep_within_their_tokens_and_groups_together(tokens):
     for batch, following, size in zip(batches, batches[1:], sizes, strict=False):
         row, prompts = data[following[0]], {data[i].prompt for i in batch}
         assert size + len(row.tokens) - 1 + (0 if row.prompt in prompts else len(row.prompt)) > tokens
+
+
+def keys_of(rows: list[Sequence]) -> int:
+    buckets = pack(rows, CPU).buckets
+    return sum((bucket.queries_R_Q if bucket.keys_R_K is None else bucket.keys_R_K).numel() for bucket in buckets)
+
+
+def test_a_batch_gathers_no_more_keys_than_so_many_times_its_tokens():
+    """Sixty completions of two tokens after a prompt of 300 are 360 tokens, and more than 18,000 keys."""
+    rows = [Sequence(tuple(range(2, 302)), (7, index)) for index in range(60)]
+    batches = list(packed_batches(rows, 500))
+    assert sorted(index for batch in batches for index in batch) == list(range(60))
+    after_prompt = [keys_of([rows[i] for i in batch]) - 300 for batch in batches]
+    assert max(after_prompt) <= GATHERED * 500 < max(after_prompt) + 301
+
+
+def test_a_long_prompt_does_not_lengthen_the_keys_of_others():
+    short = [Sequence((2, 3), (4, index)) for index in range(20)]
+    long = [Sequence(tuple(range(2, 602)), (4, index)) for index in range(2)]
+    assert keys_of([*short, *long]) == keys_of(short) + keys_of(long)
 
 
 def test_what_attends_together_is_of_like_length():
@@ -125,6 +164,43 @@ def test_rows_longer_than_a_layers_window_go_side_by_side():
     assert shapes == [(1, 6), (3, 17)]
 
 
+def gradient_of(policy: LocalPolicy, data: list[Datum]) -> Tensor:
+    found: list[Tensor] = []
+    assert policy.optimizer is not None
+    policy.optimizer.register_step_pre_hook(lambda *_: found.extend(w.grad.clone() for w in policy.masters if w.grad is not None))
+    policy.update(data, LossSpec(), learning_rate=1e-6)
+    return torch.cat([gradient.flatten() for gradient in found])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_gradient_is_right_where_the_backward_pass_runs_the_layers_again(reentrant):
+    plain, again = tiny_models.policy("llama", max_grad_norm=1e9), tiny_models.policy("llama", max_grad_norm=1e9)
+    again.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    again.model.enable_input_require_grads()  # which reentrant checkpoints need
+    expected, found = gradient_of(plain, groups_of(0)), gradient_of(again, groups_of(0))
+    assert float((found - expected).norm()) < 1e-5 * float(expected.norm())
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ({"softcap": 5.0}, "softcap"),
+        ({"s_aux": torch.zeros(2)}, "s_aux"),
+        ({"indices": torch.zeros(1, 3, 2)}, "indices"),
+        ({"attention_mask": torch.zeros(1, 1, 3, 3)}, "a mask"),
+        ({"is_causal": False}, "comes after"),
+    ],
+)
+def test_a_layer_that_hands_over_more_than_queries_keys_and_values_is_refused(own, named):
+    """In the few tokens that a model is tried on, a choice of some of 2,048 keys is all of them."""
+    states = torch.randn(1, 2, 3, 4)
+    packed = pack([Sequence((1, 2), (3, 4))], CPU)
+    given: dict[str, Any] = {"attention_mask": None, "position_ids": torch.arange(3)[None], "packed": packed}
+    assert packed_attention(nn.Module(), states, states, states, **given)[0].shape == (1, 3, 2, 4)
+    with pytest.raises(NotImplementedError, match=named):
+        packed_attention(nn.Module(), states, states, states, **(given | own))
+
+
 @pytest.mark.parametrize(("kind", "packs"), [("llama", True), ("gemma3", False), ("gemma2", False)])
 def test_a_model_that_attends_in_a_way_of_its_own_is_not_packed(kind, packs):
     """gemma2 caps its attention's logits; both have a window of four tokens."""
@@ -147,3 +223,33 @@ def test_a_model_that_takes_no_notice_of_positions_is_not_packed():
     policy.model.model = Forgetful(policy.model.model)
     policy.model.get_decoder = lambda: policy.model.model  # pyright: ignore
     assert not can_pack(policy)
+
+
+def small_mpt() -> Any:
+    """Makes a mask of its own, and fails without: AttributeError."""
+    return MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=1, max_seq_len=256, vocab_size=304))
+
+
+def small_bloom() -> Any:
+    """Attends to all of a row, by distances in it; as a new model in bfloat16, that is within the rounding."""
+    torch.manual_seed(0)
+    return BloomForCausalLM(BloomConfig(hidden_size=32, n_head=4, n_layer=4, vocab_size=304)).bfloat16()
+
+
+def small_llama4() -> Any:
+    """Scales queries by their place in a row from the 8,192nd on, which no short trial shows."""
+    options = tiny_models.shape(304, {"intermediate_size_mlp": 48, "num_local_experts": 2, "no_rope_layers": [1, 0]})
+    return Llama4ForCausalLM(Llama4TextConfig(**options))
+
+
+@pytest.mark.parametrize("make", [small_mpt, small_bloom, small_llama4])
+def test_a_model_that_would_fail_or_differ_when_packed_goes_side_by_side(make):
+    policy = LocalPolicy(make(), tiny_models.tokenizer())
+    assert not policy._packs
+    assert len(policy.logprobs([Datum((2, 3), (4, 5), (1.0,) * 2)])[0]) == 2
+
+
+def test_a_decoder_with_convolutions_is_not_packed():
+    """A new one's do so little that packed sequences look the same."""
+    options = tiny_models.shape(304, {"layer_types": ["conv", "full_attention"], "initializer_range": 0.02})
+    assert not Critic(Lfm2Model(Lfm2Config(**options)))._packs

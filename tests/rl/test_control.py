@@ -90,6 +90,13 @@ def test_quality_floor_with_a_gain_stays_between_zero_and_its_maximum():
     assert state.observe(0.0, 1.0).value == 0.0
 
 
+def test_a_floor_that_was_saved_before_there_was_a_gain_goes_on_without():
+    saved = to_dict(QualityFloor(floor=0.9, value=0.5, rate=0.1, tolerance=0.02).observe(0.92, 1.0))
+    del saved["gain"]
+    went_on = from_dict(saved).observe(0.88, 1.0)
+    assert went_on.value == pytest.approx(0.0, abs=1e-9)  # lets go at once; a gain would let one batch pass
+
+
 def test_quality_floor_does_not_return_on_one_lucky_batch():
     state = QualityFloor(floor=0.9, value=0.5, tolerance=0.02)
     for _ in range(5):

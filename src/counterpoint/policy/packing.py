@@ -10,7 +10,7 @@ Axis suffixes: `_S` tokens in the row, `_R` sequences of a bucket, `_Q` and `_K`
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,12 @@ LIKE = 0.75
 """Sequences are of like length, and attend together, if none is shorter than this share of the longest."""
 NEAR = 16
 """Or if none has so many tokens fewer."""
+PROMPTS_LIKE, PROMPTS_NEAR = 0.5, 256
+"""The same of their prompts, whose padding costs memory but little arithmetic."""
+GATHERED = 4
+"""Attention gathers each completion's keys, its prompt's among them, for itself: so many times a batch's tokens at most."""
+ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Types of layers that mix tokens by attention alone, as configurations name them."""
 
 
 class Row(Protocol):
@@ -67,6 +73,8 @@ class Packed:
     """The tokens that they predict."""
     mask: Tensor
     """bool [rows, longest]: where a row has tokens."""
+    attended: list[nn.Module] = field(default_factory=list)
+    """Layers that have attended to it, one after the other."""
 
 
 def pack(rows: Sequence[Row], device: torch.device) -> Packed:
@@ -99,7 +107,9 @@ def pack(rows: Sequence[Row], device: torch.device) -> Packed:
                 ids += tokens
                 positions += range(len(prompt), len(prompt) + len(tokens))
     buckets = [alone(group) for group in of_like_length(whole, len)]
-    buckets += [after_prompts(group) for group in of_like_length(parts, lambda part: len(part[1]))]
+    for group in of_like_length(parts, lambda part: len(part[0]), PROMPTS_LIKE, PROMPTS_NEAR):
+        in_order = sorted(group, key=lambda part: part[1].start)
+        buckets += [after_prompts(alike) for alike in of_like_length(in_order, lambda part: len(part[1]))]
     places = torch.empty(len(ids), dtype=torch.long)
     start = 0
     for bucket, lengths in buckets:
@@ -113,8 +123,8 @@ def pack(rows: Sequence[Row], device: torch.device) -> Packed:
         torch.tensor(positions, device=device),
         tuple(moved(bucket, device) for bucket, _ in buckets),
         places.to(device),
-        torch.tensor([place for of_row in predicts for place in of_row], device=device),
-        torch.tensor([token for row in rows for token in row.tokens], device=device),
+        torch.tensor([place for of_row in predicts for place in of_row], dtype=torch.long, device=device),
+        torch.tensor([token for row in rows for token in row.tokens], dtype=torch.long, device=device),
         (torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
     )
 
@@ -130,28 +140,34 @@ def by_prompt(rows: Sequence[Row]) -> dict[tuple[int, ...], list[int]]:
 
 
 def packed_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
-    """Indices of rows, those of a prompt together, cut so that `pack` makes no more than `tokens` of them (one row at least)."""
+    """Indices of rows, those of a prompt together, cut so that `pack` makes no more than `tokens` of them (one row at least).
+
+    Nor more than `GATHERED` times as many keys: many short completions of a long prompt are few tokens, and much attention.
+    """
     batch: list[int] = []
-    size = 0
+    size = keys = 0
     for prompt, members in by_prompt(rows).items():
         shared = False
         for member in members:
             own = len(rows[member].tokens[:-1])
-            if batch and size + own + (0 if shared else len(prompt)) > tokens:
+            grows = own + (0 if shared else len(prompt))
+            if batch and (size + grows > tokens or keys + len(prompt) + own > GATHERED * tokens):
                 yield batch
-                batch, size, shared = [], 0, False
-            size += own + (0 if shared else len(prompt))
+                batch, size, keys = [], 0, 0
+                grows = own + len(prompt)
+            size += grows
+            keys += len(prompt) + own
             shared = True
             batch.append(member)
     if batch:
         yield batch
 
 
-def of_like_length(items: Sequence[Any], length: Any) -> Iterator[list[Any]]:
+def of_like_length(items: Sequence[Any], length: Any, like: float = LIKE, near: int = NEAR) -> Iterator[list[Any]]:
     """The items, longest first, in groups of like length."""
     group: list[Any] = []
     for item in sorted(items, key=length, reverse=True):
-        if group and length(item) < min(LIKE * length(group[0]), length(group[0]) - NEAR):
+        if group and length(item) < min(like * length(group[0]), length(group[0]) - near):
             yield group
             group = []
         group.append(item)
@@ -206,12 +222,20 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of tokens in one row, [1, heads, S, width] each, for transformers' attention interface; [1, S, heads, width].
 
-    Raises `NotImplementedError` where a model asks for more than plain causal attention.
+    Raises `NotImplementedError` where a model asks for more than plain causal attention: with any tensor of its own (a bias,
+    sinks, chosen keys), which need not show in the few tokens that a model is tried on.
     """
-    del attention_mask
-    strange = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    own = {name: value for name, value in others.items() if name not in ("position_ids", "cache_position")}
+    strange = [name for name, value in own.items() if isinstance(value, Tensor) or (name == "softcap" and value is not None)]
+    if attention_mask is not None:
+        strange.append("a mask of the model's own")
+    if own.get("is_causal") is False or not getattr(module, "is_causal", True):
+        strange.append("attention to what comes after")
+    if getattr(module, "attn_temperature_tuning", False):  # Llama 4's queries grow with their place in the row, from the 8,192nd
+        strange.append("attn_temperature_tuning")
     if packed is None or strange or query.shape[0] != 1:
         raise NotImplementedError(f"packed attention does not do {', '.join(strange) or 'this'}")
+    packed.attended.append(module)
     query_S, key_S, value_S = (states[0].transpose(0, 1) for states in (query, key, value))
     groups = query_S.shape[1] // key_S.shape[1]
     results = []
@@ -257,3 +281,8 @@ def window_of(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config()
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min((window for window in windows if window), default=None)
+
+
+def only_attends(model: PreTrainedModel) -> bool:
+    """Whether no layer says that it mixes tokens in another way: a new model's convolution is too weak to show in a trial."""
+    return set(getattr(model.config.get_text_config(), "layer_types", None) or ()) <= ATTENDING

@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from counterpoint.errors import ModelError
+from counterpoint.policy.packing import ATTENDING
 from counterpoint.rl.types import Completion, SamplingParams, StopReason
 
 COMPACT_SHARE = 8
@@ -321,8 +322,7 @@ def by_place(on_tokens: OnTokens, batch: Sequence[int], n: int) -> OnTokens:
 def check_cache(model: PreTrainedModel) -> None:
     """Raise `ModelError` for a model whose layers keep something else than keys and values of their own."""
     config = model.config.get_text_config()
-    known = {"full_attention", "sliding_attention", "chunked_attention"}
-    strange: list[str] = sorted(set(getattr(config, "layer_types", None) or ()) - known)
+    strange: list[str] = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENDING)
     if getattr(config, "num_kv_shared_layers", 0):
         strange.append("layers that share keys and values")
     if strange:
