@@ -85,6 +85,8 @@ def test_quality_floor_with_a_gain_adds_the_distance_in_tolerances_and_lets_one_
 
 
 def test_quality_floor_with_a_gain_stays_between_zero_and_its_maximum():
+    far = QualityFloor(floor=0.5, gain=0.3, rate=0.1, tolerance=0.02, fall=4.0, maximum=2.0)
+    assert far.observe(0.9, 1.0).value == pytest.approx(0.1 + 0.3 * 4)  # twenty tolerances above count as four
     state = QualityFloor(floor=0.5, value=1.9, gain=10.0, maximum=2.0)
     assert state.observe(1.0, 1.0).value == 2.0
     assert state.observe(0.0, 1.0).value == 0.0

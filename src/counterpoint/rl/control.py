@@ -79,8 +79,8 @@ class QualityFloor:
     the floor in units of `tolerance`, e = (smoothed − floor) / tolerance:
 
         integral ← clip(integral + rate · clip(e, −fall, 1), 0, maximum)
-        value    = clip(integral + gain · e, 0, maximum)                 with a gain
-        value    = integral · max(0, 1 − shortfall / tolerance)          without
+        value    = clip(integral + gain · clip(e, −fall, fall), 0, maximum)    with a gain
+        value    = integral · max(0, 1 − shortfall / tolerance)                without
 
     The integral finds the multiplier at which quality rests on the floor. It is late, since a policy drifts
     on in the direction it was pushed; the second line is what keeps it from making waves. Without a gain the
@@ -148,7 +148,7 @@ class QualityFloor:
         before = self.value if self.integral is None else self.integral
         integral = _clip(before + self.rate * _clip(distance, -self.fall, 1.0), 0.0, self.maximum)
         if self.gain is not None:
-            value = _clip(integral + self.gain * distance, 0.0, self.maximum)
+            value = _clip(integral + self.gain * _clip(distance, -self.fall, self.fall), 0.0, self.maximum)
         else:
             shortfall = max(0.0, self.floor - min(quality, smoothed))
             value = integral * max(0.0, 1 - shortfall / self.tolerance)
