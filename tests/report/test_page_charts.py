@@ -54,7 +54,7 @@ def test_the_result_of_duet_is_its_evaluation_with_every_baseline(browser, duet,
         inside = {row["tokens"]: sum(0 <= s["capable_output_tokens"] - row["tokens"] < width for s in said) for row in bins}
         assert {row["tokens"]: row["value"] for row in bins} == near({at: count / len(said) for at, count in inside.items()})
         sentence = page.locator(".sentence").inner_text()
-        assert f"right {100 * systems['trained pair']['accuracy']['value']:.1f} % of the time" in sentence
+        assert f"right {100 * systems['trained pair']['accuracy']['value']:.1f}\u00a0% of the time" in sentence
         assert page.locator(".headline dd strong").count() == 3
 
 

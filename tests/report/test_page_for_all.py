@@ -195,7 +195,7 @@ def test_without_scripts_the_answer_is_there(browser, duet, tmp_path):
     page = context.new_page()
     page.goto((tmp_path / "report.html").as_uri())
     accuracy = systems_of(duet)["trained pair"]["accuracy"]["value"]
-    assert f"right {100 * accuracy:.1f} %" in page.locator(".sentence").inner_text()
+    assert f"right {100 * accuracy:.1f}\u00a0%" in page.locator(".sentence").inner_text()
     assert "need JavaScript" in page.locator("noscript p").inner_text()
     context.close()
 

@@ -10,7 +10,8 @@ import pytest
 from counterpoint.errors import RunError
 from counterpoint.report import read
 from counterpoint.report.document import document_of
-from counterpoint.report.read import has_died, lines_of, read_run, without_halves
+from counterpoint.report.lines import Fields, LinesOf, without_halves
+from counterpoint.report.read import has_died, read_run
 from report.made import evaluation, made, result, said
 
 
@@ -65,7 +66,8 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path):
     ],
 )
 def test_a_file_that_is_not_there_is_named(tmp_path, name, words):
-    whole = {"evaluation": evaluation({"start": result(0.5), "run": result(0.75)})}
+    rows = [said(system, f"q{i % 3}", "x") for system in ("start", "run") for i in range(6)]
+    whole = {"evaluation": evaluation({"start": result(0.5), "run": result(0.75)}), "evaluation_samples": rows}
     run = made(tmp_path / "run", **whole)
     assert reported(run) == []
     (run / name).unlink()
@@ -90,7 +92,8 @@ def test_what_is_no_run_directory_is_refused(tmp_path):
 
 
 def test_a_folder_of_an_evaluation_is_read_as_such(tmp_path):
-    made(tmp_path, evaluation=evaluation({"M alone": result(0.5)}), evaluation_samples=[said("M alone", "q", "x")])
+    made(tmp_path, evaluation=evaluation({"M alone": result(0.5)}, samples=1),
+         evaluation_samples=[said("M alone", f"q{i}", "x") for i in range(3)])  # fmt: skip
     for name in ("config.toml", "run.json", "metrics.jsonl", "status.json", "summary.json"):
         (tmp_path / name).unlink()
     run = read_run(tmp_path)
@@ -100,10 +103,11 @@ def test_a_folder_of_an_evaluation_is_read_as_such(tmp_path):
 def test_a_file_that_cannot_be_read_is_said(tmp_path, monkeypatch):
     run = made(tmp_path / "run")
 
-    def refuse(self):
+    def refuse(self, *_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(read.Path, "read_bytes", refuse)
+    monkeypatch.setattr(read.Path, "open", refuse)
     missing = read_run(run).missing
     assert {"run.json cannot be read: Permission denied", "metrics.jsonl cannot be read: Permission denied"} <= set(missing)
 
@@ -124,7 +128,7 @@ def test_half_a_character_is_replaced(text, whole):
 
 def test_lines_of_an_empty_file_are_none(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b"")
-    assert lines_of(tmp_path / "x.jsonl", {}) == ([], [])
+    assert LinesOf(Fields()).look(tmp_path / "x.jsonl") == ([], [])
 
 
 def test_a_run_whose_process_is_gone_has_died(tmp_path):

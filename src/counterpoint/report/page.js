@@ -24,11 +24,13 @@ async function unpack(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
-/* Text as it is, with what cannot be seen made visible: control characters, and those that turn the direction of others. As text.py. */
+/* Text as it is, with what cannot be seen made visible, as text.py does it and by its pattern. */
+const invisible = new RegExp(packed.dataset.invisible, "g");
 function visible(text) {
-  return text
-    .replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
-    .replace(/[\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff]/g, (c) => `⟨U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+  return text.replace(invisible, (c) => {
+    const code = c.charCodeAt(0);
+    return code < 0x20 ? String.fromCharCode(0x2400 + code) : `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+  });
 }
 
 function number(value) {
@@ -135,6 +137,7 @@ function runCard(run, open) {
     "time in steps": run.seconds == null ? null : run.seconds < 120 ? `${run.seconds} s` : `${(run.seconds / 60).toFixed(1)} min`, command: run.command, seed: run.seed, started: run.started,
     versions: Object.entries(run.versions).map(([name, version]) => `${name} ${version}`).join(", "),
     machine: Object.entries(run.platform).filter(([, value]) => value != null).map(([name, value]) => `${name} ${value}`).join(", "),
+    measured: run.measured, "not drawn": run.unrecorded.join("; "),
     missing: run.missing.join("; "),
   };
   return make("article", { class: "card" }, make("h3", {}, run.name),

@@ -14,7 +14,8 @@ from counterpoint.errors import ConfigError
 from counterpoint.files import write_bytes, write_text
 from counterpoint.report.charts import COLOURS, LIGHT, Chart, complete
 from counterpoint.report.document import Document
-from counterpoint.report.text import visible
+from counterpoint.report.fit import fit
+from counterpoint.report.text import INVISIBLE, visible
 
 PARTS = ("page.html", "page.css", "page.charts.js", "page.samples.js", "page.js")
 LIMIT = 5_000_000
@@ -27,26 +28,25 @@ IN_PAGE = {
 
 
 def page(document: Document, charts: Sequence[Chart], live: bool = False) -> str:
-    """The report as HTML of at most `LIMIT` bytes. Samples that have no room are left out, and it says how many.
+    """The report as HTML of at most `LIMIT` bytes. What has no room is left out, and it says how much.
 
     What models wrote is packed, and taken out as text: none of it is ever parsed as markup.
     """
     parts = {name: files("counterpoint.report").joinpath(name).read_text("utf-8") for name in PARTS}
     library = vega()
-    room = LIMIT - sum(map(len, parts.values())) - len(library) - 20_000
-    return fill(
-        parts["page.html"],
-        {
-            "title": html.escape(visible(document["title"])),
-            "headlines": static_headlines(document),
-            "style": parts["page.css"],
-            "library": library,
-            "script": "".join(parts[name] for name in PARTS if name.endswith(".js")),
-            "report": fitted(drawable(document, charts), room),
-            "live": "true" if live else "false",
-            "connect": "'self'" if live else "'none'",
-        },
-    )
+    values = {
+        "title": html.escape(visible(document["title"])),
+        "headlines": static_headlines(document),
+        "style": parts["page.css"],
+        "library": library,
+        "script": "".join(parts[name] for name in PARTS if name.endswith(".js")),
+        "report": "",
+        "live": "true" if live else "false",
+        "connect": "'self'" if live else "'none'",
+        "invisible": html.escape(INVISIBLE),
+    }
+    room = LIMIT - len(fill(parts["page.html"], values).encode("utf-8", "replace"))
+    return fill(parts["page.html"], values | {"report": fitted(drawable(document, charts), room)})
 
 
 def drawable(document: Document, charts: Sequence[Chart]) -> Document:
@@ -56,17 +56,15 @@ def drawable(document: Document, charts: Sequence[Chart]) -> Document:
 
 
 def fitted(document: Document, room: int) -> str:
-    """The document packed into at most `room` characters: questions are dropped from the end of every set until it fits."""
-    packed = pack(document)
-    kept = max((len(found["questions"]) for found in document["samples"]), default=0)
-    while len(packed) > room and kept:
-        kept = min(kept - 1, int(kept * max(0.5, 0.95 * room / len(packed))))
-        samples = [
-            found | {"questions": found["questions"][:kept], "left_out": max(0, len(found["questions"]) - kept)}
-            for found in document["samples"]
-        ]
-        packed = pack(document | {"samples": samples})
-    return packed
+    """The document packed into at most `room` characters; what has no room is left out, and it says what."""
+    packed: list[str] = []
+
+    def size(document: Document) -> int:
+        packed[:] = [pack(document)]
+        return len(packed[0])
+
+    fit(document, room, size)
+    return packed[0]
 
 
 def pack(document: Document) -> str:

@@ -28,7 +28,7 @@ function drawSamples(panel) {
       make("label", {}, "Find", make("input", { type: "search", value: browse.words, oninput: (event) => { browse.words = event.target.value; refill(); } })),
       count,
       set.left_out ? make("span", { class: "note" }, `${set.left_out.toLocaleString("en")} more had no room here; the run directory has them`) : null,
-      set.source === "training" ? make("span", { class: "note" }, "said in training; there is no evaluation yet") : null),
+      set.note ? make("span", { class: "note" }, set.note) : null),
     list, detail));
   refill();
   back(list);

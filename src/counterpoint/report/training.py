@@ -101,7 +101,10 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
             # fresh samples and one update have no KL in them: a line at 0 would only hide the others
             if columns["step"] and (panel.id != "kl" or any(columns["value"])):
                 drawn[group, name] = columns
-    if not any(name != FLOOR for _, name in drawn):
+    # a floor is of what is drawn: DUET's is of accuracy, DQO's of reward
+    drawing = {group for group, name in drawn if name != FLOOR}
+    drawn = {key: columns for key, columns in drawn.items() if key[0] in drawing}
+    if not drawn:
         return None
     measures = [name for name in panel.measures if any(key[1] == name for key in drawn)]
     styles = series_of(list(groups), measures)
