@@ -1,5 +1,7 @@
 """The answer first: what a report says of pairs, policies, seeds, and of runs without a result."""
 
+import shlex
+
 import pytest
 
 from counterpoint.report.document import document_of
@@ -54,7 +56,9 @@ def test_a_pair_that_spends_more_says_so_and_noise_is_called_noise(tmp_path):
 def test_seeds_of_a_pair_are_a_median_with_their_range(tmp_path):
     runs = [pair_at(tmp_path / f"pair-{i}", 0.8 + 0.05 * i, 40.0 + 10 * i, seed=i) for i in range(3)]
     [said] = headlines_of(*runs)
-    assert said.sentence.startswith("The pair answers with 50.0\u00a0% fewer of M's tokens than M alone, and is right 85.0\u00a0%")
+    assert said.sentence.startswith(
+        "The pair answers with 50.0\u00a0% fewer of M's tokens than M alone, and is right 85.0\u00a0%"
+    )
     assert said.figures[0].detail.startswith("40.0 to 60.0; ")
     assert said.figures[1].detail == "80.0 to 90.0"
     assert "medians over 3 evaluations" in said.how[-1]
@@ -83,7 +87,10 @@ def test_runs_of_one_name_from_two_folders_are_two(tmp_path):
 def test_a_pair_without_m_alone_says_what_it_has(tmp_path):
     run = made(tmp_path / "pair", "duet", evaluation=evaluation({"trained pair": result(0.5, capable_output_tokens=7.0)}))
     [said] = headlines_of(run)
-    assert said.sentence == "The pair is right 50.0\u00a0% of the time, with 7.0 tokens of M an answer; M alone was not measured beside it."
+    assert (
+        said.sentence
+        == "The pair is right 50.0\u00a0% of the time, with 7.0 tokens of M an answer; M alone was not measured beside it."
+    )
 
 
 def policy(accuracy, different, at_2):
@@ -97,7 +104,10 @@ def test_policies_say_how_many_ways_they_are_right_beside_grpo(tmp_path):
         made(tmp_path / "plain", overrides=["diversity.shaper=none"]),
     ]
     [said] = headlines_of(*runs)
-    assert said.sentence == "ways has 2.5 different right answers in 2 at a mean reward of 70.0\u00a0%; plain has 1.5 at 75.0\u00a0%."
+    assert (
+        said.sentence
+        == "ways has 2.5 different right answers in 2 at a mean reward of 70.0\u00a0%; plain has 1.5 at 75.0\u00a0%."
+    )
     assert [(figure.label, figure.value) for figure in said.figures] == [
         ("Different right answers in 2", "2.5"), ("Mean reward", "70.0\u00a0%"), ("pass@2", "90.0\u00a0%"),
     ]  # fmt: skip
@@ -118,7 +128,8 @@ def test_policies_say_how_many_ways_they_are_right_beside_grpo(tmp_path):
         ({"status": "failed"}, "run failed after step 3 of 400: the reason was not written down"),
         (
             {"status": "stopped"},
-            "run was stopped after step 3 of 400. In step 3 the mean reward was 25.0\u00a0%. It goes on with: counterpoint resume {}",
+            "run was stopped after step 3 of 400. In step 3 the mean reward was 25.0\u00a0%. "
+            "It goes on with: counterpoint resume {}",
         ),
         (
             {"status": "finished"},
@@ -165,3 +176,105 @@ def test_many_runs_that_are_not_evaluated_are_one_sentence(tmp_path):
     )
     failed = made(tmp_path / "broken", status={"status": "failed", "error": "why"})
     assert [each.sentence for each in headlines_of(*runs, failed)] == ["broken failed after step 1 of 400: why", said.sentence]
+
+
+def alone(directory):
+    """A folder with an evaluation and nothing of a run."""
+    for name in ("config.toml", "run.json", "metrics.jsonl", "status.json", "summary.json"):
+        (directory / name).unlink()
+    return directory
+
+
+def test_the_folder_of_an_evaluation_of_policies_says_what_it_holds(tmp_path):
+    systems = {"start": policy(0.3, 1.0, 0.4), "ways": policy(0.7, 2.5, 0.9), "plain": policy(0.75, 1.5, 0.8)}
+    rows = [said(system, f"q{i}", f"{system} {k}") for system in systems for i in range(3) for k in range(4)]
+    folder = alone(made(tmp_path / "out", evaluation=evaluation(systems, samples=4), evaluation_samples=rows))
+    ways, plain = headlines_of(folder)
+    assert ways.sentence == (
+        "ways has 2.5 different right answers in 4 at a mean reward of 70.0\u00a0%; start has 1.0 at 30.0\u00a0%."
+    )
+    assert plain.sentence.startswith("plain has 1.5 different right answers in 4 at a mean reward of 75.0\u00a0%")
+    assert ways.how[0].startswith("arithmetic, 3 questions × 4 samples each")
+    _, charts = document_of([read_run(folder)])
+    curves = {chart.id: set(chart.columns["series"]) for chart in charts}
+    assert curves["pass_at_k"] == curves["by_diversity"] == curves["plane"] == set(systems)
+
+
+def test_an_evaluation_of_untrained_models_says_what_it_holds(tmp_path):
+    systems = {
+        name: result(accuracy, capable_output_tokens=tokens)
+        for name, accuracy, tokens in (("M alone", 0.9, 50.0), ("m alone", 0.2, 0.0), ("untrained pair", 0.6, 30.0))
+    }
+    rows = [said("untrained pair", f"q{i}", "x", capable_output_tokens=30) for i in range(3)]  # fmt: skip
+    folder = alone(made(tmp_path / "untrained", evaluation=evaluation(systems, samples=1), evaluation_samples=rows))
+    [found] = headlines_of(folder)
+    assert found.sentence == (
+        "M alone is right 90.0\u00a0% of the time, with 50.0 tokens of M an answer; m alone is right 20.0\u00a0% of the time, "
+        "with 0.0 tokens of M an answer; untrained pair is right 60.0\u00a0% of the time, with 30.0 tokens of M an answer."
+    )
+    assert [figure.value for figure in found.figures] == ["90.0\u00a0%", "20.0\u00a0%", "60.0\u00a0%"]
+    assert found.how
+    _, charts = document_of([read_run(folder)])
+    assert {chart.id for chart in charts} >= {"by_tokens", "lengths"}
+
+
+def test_of_several_recipes_of_dqo_each_is_said_and_of_many_which_are_not(tmp_path):
+    names = [f"r{letter}" for letter in "abcdef"]
+    systems = {"start": policy(0.3, 1.0, 0.4)} | {name: policy(0.5 + i / 100, 2.0 + i, 0.9) for i, name in enumerate(names)}
+    runs = [made(tmp_path / name, overrides=[f"diversity.alpha=0.{i + 1}"]) for i, name in enumerate(names)]
+    made(runs[0], overrides=["diversity.alpha=0.1"], evaluation=evaluation(systems))
+    *each, rest = headlines_of(*runs)
+    assert [headline.sentence.split(" has ")[0] for headline in each] == names[:4]
+    assert "re" not in [headline.sentence.split()[0] for headline in each]
+    assert rest.sentence == "2 more were measured, and are in the charts: re, rf."
+
+
+def test_an_interval_stands_in_brackets_behind_its_figure(tmp_path):
+    systems = {"start": policy(0.3, 1.0, 0.4), "ways": policy(0.7, 2.5, 0.9)}
+    systems["start"]["accuracy"] = estimate(0.908, 0.01)
+    [found] = headlines_of(made(tmp_path / "ways", evaluation=evaluation(systems)))
+    assert found.figures[1].detail == "start: 90.8\u00a0% (89.8 to 91.8)"
+
+
+def test_a_run_that_does_not_say_whether_it_has_ended_is_not_said_to_have(tmp_path):
+    run = made(tmp_path / "run", metrics=[{"step": 1, "reward": 0.25}])
+    (run / "status.json").unlink()
+    [found] = headlines_of(run)
+    assert found.sentence == (
+        "run has written down step 1 of 400, and does not say whether it has ended. In step 1 the mean reward was 25.0\u00a0%."
+    )
+    [missing] = [line for line in read_run(run).missing if line.startswith("status.json")]
+    assert missing == "status.json is missing: nothing says whether the run has ended"
+
+
+def test_a_run_that_is_not_evaluated_is_said_beside_one_that_is(tmp_path):
+    one = made(tmp_path / "one", evaluation=evaluation({"start": result(0.2), "one": result(0.5)}))
+    other = made(tmp_path / "other", overrides=["run.steps=9"])
+    found = [headline.sentence for headline in headlines_of(one, other)]
+    assert found[0].startswith("one has ")
+    assert found[1:] == [
+        "other has ended and is not evaluated yet. In step 1 the mean reward was 50.0\u00a0%. "
+        f"Do it with: counterpoint eval {other}"
+    ]
+
+
+def test_a_damaged_evaluation_is_not_called_none(tmp_path):
+    run = made(tmp_path / "run")
+    (run / "evaluation.json").write_text("{")
+    [found] = headlines_of(run)
+    assert found.sentence == f"run: no evaluation that can be read. Do it with: counterpoint eval {run}"
+
+
+def test_commands_can_be_pasted(tmp_path):
+    run = made(tmp_path / "my run; rm 'x'")
+    [found] = headlines_of(run)
+    assert shlex.split(found.sentence.partition("Do it with: ")[2]) == ["counterpoint", "eval", str(run)]
+    stopped = made(tmp_path / "a b", status={"status": "stopped"})
+    [found] = headlines_of(stopped)
+    assert shlex.split(found.sentence.partition("It goes on with: ")[2]) == ["counterpoint", "resume", str(stopped)]
+
+
+def test_an_endless_error_is_cut(tmp_path):
+    [found] = headlines_of(made(tmp_path / "run", status={"status": "failed", "error": "x" * 10**6}))
+    assert len(found.sentence) < 3_000
+    assert found.sentence.endswith("more characters]")

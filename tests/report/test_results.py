@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from counterpoint.evaluate.metrics import pass_at_k, pass_at_k_Q
+from counterpoint.evaluate.metrics import bootstrap_interval, pass_at_k, pass_at_k_Q
 from counterpoint.report.document import document_of
 from counterpoint.report.read import read_run
 from counterpoint.report.results import principal_components
@@ -55,6 +55,31 @@ def test_the_curve_of_right_and_wrong_answers_is_the_estimate_without_bias(tmp_p
     chart = charts_of(run)["pass_at_k"]
     expected = [np.mean([pass_at_k(count, 4, k) for count in right.values()]) for k in (1, 2, 3, 4)]
     assert chart.columns["value"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_accuracy_against_tokens_has_intervals_on_both_axes(tmp_path):
+    tokens = {"q0": 10, "q1": 20, "q2": 60}
+    rows = [said("trained pair", question, "x", capable_output_tokens=count) for question, count in tokens.items()]
+    systems = {"trained pair": result(0.5, capable_output_tokens=30.0), "M alone": result(0.9, capable_output_tokens=80.0)}
+    run = made(tmp_path / "run", "duet", evaluation=evaluation(systems, samples=1), evaluation_samples=rows)
+    columns = charts_of(run)["by_tokens"].columns
+    shown = {name: ends for name, *ends in zip(*(columns[c] for c in ("series", "x_low", "x", "x_high")), strict=True)}
+    low, high = bootstrap_interval([10, 20, 60])
+    assert shown["trained pair"] == pytest.approx([low, 30, high], rel=1e-5)
+    assert low < 30 < high
+    assert shown["M alone"] == [80, 80, 80]  # its responses are not there
+    # nor is there an interval of responses that are not those of the evaluation
+    made(run, "duet", evaluation=evaluation(systems, samples=1), evaluation_samples=rows[:2])
+    assert charts_of(run)["by_tokens"].columns["x_low"] == [30, 80]
+
+
+def test_a_question_in_the_plane_is_called_by_what_it_asks(tmp_path):
+    texts = {"q0": "What is\n 3 + 4?", "q1": "Same?", "q2": "Same?", "q3": "x" * 1000}
+    rows = [said("run", question, "a") | {"text": text} for question, text in texts.items()]
+    run = made(tmp_path / "run", evaluation=evaluation({"start": result(0.5), "run": result(0.5)}), evaluation_samples=rows)
+    asked = charts_of(run)["plane"].columns["question"]
+    assert asked[:3] == ["What is 3 + 4?", "Same? (q1)", "Same? (q2)"]
+    assert asked[3] == f"{'x' * 160}… [840 more characters]"
 
 
 def test_responses_that_are_the_same_are_one_point_in_one_place(tmp_path):

@@ -140,9 +140,11 @@ def differences_in_words(one: Settings, other: Settings) -> str:
     """In what `other` was measured otherwise."""
     left, right = flat(one), flat(other)
     names = [name for name in right | left if left.get(name) != right.get(name)]
-    return listed(
-        [f"{name.replace('_', ' ')} {in_words(right.get(name))} instead of {in_words(left.get(name))}" for name in names], 5
-    )
+    unsaid = [] if one["models"] and other["models"] else ["one of the two does not say with which models and task options"]
+    if unsaid:
+        names = [name for name in names if not name.startswith(("models.", "task.")) or name == "task.name"]
+    each = [f"{name.replace('_', ' ')} {in_words(right.get(name))} instead of {in_words(left.get(name))}" for name in names]
+    return listed(each + unsaid, 5)
 
 
 def in_words(value: Any) -> str:

@@ -225,7 +225,8 @@ def evaluation_in(text: str) -> tuple[Evaluation | None, list[str]]:
         if not is_number(values.get(name)):
             raise ValueError(f"{name} is {in_words(values.get(name))}, and no number")
     wrong = {name: problem for name, result in systems.items() if (problem := wrong_in(result))}
-    whole = {name: result for name, result in systems.items() if name not in wrong}
+    # a later version may say more
+    whole = {name: {key: result[key] for key in result if key in FIELDS} for name, result in systems.items() if name not in wrong}
     problems = [f"system {name} is left out: {problem}" for name, problem in wrong.items()]
     known = {each.name: values[each.name] for each in fields(Evaluation) if each.name in values}
     # what `auto` would do is not shown
