@@ -43,7 +43,7 @@ def test_a_pair_says_what_it_saves_and_keeps(tmp_path):
     assert (saved.label, saved.value) == ("M's tokens saved", "60.0\u00a0%")
     assert saved.detail == f"{100 - 100 * share.high:.1f} to {100 - 100 * share.low:.1f}; 40.0 an answer, 100.0 by M alone"
     assert (accuracy.value, against.value, against.detail) == ("88.0\u00a0%", "−2.0 points", "−3.0 to −1.0")
-    assert said.how[0].startswith("arithmetic, 3 questions × 2 samples each, questions that were not trained on")
+    assert said.how[0].startswith("arithmetic, 3 questions that were not trained on × 2 samples each")
     assert said.how[-1] == "intervals are 95\u00a0%, by bootstrap over questions"
 
 
@@ -194,7 +194,7 @@ def test_the_folder_of_an_evaluation_of_policies_says_what_it_holds(tmp_path):
         "ways has 2.5 different right answers in 4 at a mean reward of 70.0\u00a0%; start has 1.0 at 30.0\u00a0%."
     )
     assert plain.sentence.startswith("plain has 1.5 different right answers in 4 at a mean reward of 75.0\u00a0%")
-    assert ways.how[0].startswith("arithmetic, 3 questions × 4 samples each")
+    assert ways.how[0].startswith("arithmetic, 3 questions that were not trained on × 4 samples each")
     _, charts = document_of([read_run(folder)])
     curves = {chart.id: set(chart.columns["series"]) for chart in charts}
     assert curves["pass_at_k"] == curves["by_diversity"] == curves["plane"] == set(systems)

@@ -123,8 +123,9 @@ def unrecorded(run: RunFiles) -> list[str]:
     if not run.metrics or run.kind not in ("duet", "alone", "dqo"):
         return []
 
-    def has(end: str) -> bool:
-        return any(value for line in run.metrics for name, value in line.items() if name.endswith(end))
+    def has(name: str) -> bool:
+        whose = [f"{role}{name}" for role in ("", "capable_", "light_")]
+        return any(line.get(each) for each in whose for line in run.metrics)
 
     found = []
     if not has("kl_to_start"):

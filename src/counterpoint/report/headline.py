@@ -280,7 +280,10 @@ def how_measured(table: Table, seeds: int) -> list[str]:
     apart = (
         [f"measured otherwise than what stands above, and not taken together with it: {table.differs}"] if table.differs else []
     )
-    asked = f"{table.words} each, questions that were not trained on, every system asked the same way"
+    asked = (
+        f"{first.task}, {first.questions:,} questions that were not trained on × {first.samples} samples each, every system "
+        "asked the same way"
+    )
     return [asked, sampled, interval, *apart, *table.notes]
 
 

@@ -119,8 +119,8 @@ def read_run(directory: str | Path, looks: Looks | None = None) -> RunFiles:
     recipe = parsed(CONFIG, tables_in, False) or {}
     status = parsed(STATUS, record_in, is_run, ": nothing says whether the run has ended") or {}
     ended = status.get("status") == "finished"
-    command = f"`counterpoint eval {quoted(directory)}` makes it"
-    again = f"; {command}" if ended else f"; once the run has ended, {command}"
+    command = f"; `counterpoint eval {quoted(directory)}` makes it"
+    again = command if ended else " until the run has ended and is evaluated"
     summary = parsed(SUMMARY, record_in, ended) or {}
     metrics = lines(METRICS, is_run, OF_METRICS, ": no step has ended")
     samples, probes = lines(SAMPLES, False, OF_SAMPLES), lines(PROBES, False, OF_PROBES)
