@@ -11,8 +11,9 @@ import pytest
 from counterpoint.errors import RunError
 from counterpoint.report import read
 from counterpoint.report.document import document_of
-from counterpoint.report.lines import Fields, LinesOf, without_halves
+from counterpoint.report.lines import Fields, LinesOf
 from counterpoint.report.read import has_died, read_run
+from counterpoint.report.records import without_halves
 from report.made import evaluation, made, result, said
 
 
@@ -233,11 +234,23 @@ def test_a_system_with_a_value_that_is_no_number_is_left_out_and_the_others_are_
     assert list(evaluated.systems) == ["start"]
 
 
-@pytest.mark.parametrize(("name", "value"), [("temperature", None), ("questions", "3"), ("seed", None), ("task", 3)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", None), ("questions", "3"), ("seed", None), ("task", 3), ("asked", 3), ("models", ["m"]), ("trained", 1),
+    ],
+)  # fmt: skip
 def test_an_evaluation_with_a_setting_that_is_none_is_said_to_be_damaged(tmp_path, name, value):
     run = measured_run(tmp_path, evaluation=evaluation({"start": result(0.5)}) | {name: value})
     [problem] = [line for line in reported(run) if line.startswith("evaluation.json")]
     assert problem.startswith(f"evaluation.json is damaged: {name} is {json.dumps(value)}")
+
+
+@pytest.mark.parametrize("trained", [{"run": {"run": "a", "step": "1"}}, {"run": 3}, {"run": {"step": 1}}])
+def test_an_evaluation_that_is_of_no_run_that_there_can_be_is_damaged(tmp_path, trained):
+    run = measured_run(tmp_path, run={"kind": "dqo", "id": "a"},
+                       evaluation=evaluation({"start": result(0.5), "run": result(0.5)}) | {"trained": trained})  # fmt: skip
+    assert any(line.startswith("evaluation.json is damaged: ") for line in reported(run))
 
 
 def test_an_evaluation_of_a_later_version_is_read_as_far_as_it_is_known(tmp_path):

@@ -11,9 +11,9 @@ from counterpoint.errors import CounterpointError
 from counterpoint.report.charts import Chart
 from counterpoint.report.groups import Groups, differences, distinct, grouped
 from counterpoint.report.headline import Headline, headlines
-from counterpoint.report.lines import is_number
 from counterpoint.report.measured import evaluations_of_run, is_plain
-from counterpoint.report.read import RunFiles, as_record
+from counterpoint.report.read import RunFiles
+from counterpoint.report.records import as_record, is_number
 from counterpoint.report.results import result_charts
 from counterpoint.report.samples import sample_sets
 from counterpoint.report.text import cut, listed

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
-from counterpoint.report.read import RunFiles, flat
+from counterpoint.report.read import RunFiles
+from counterpoint.report.records import flat
 from counterpoint.report.text import shown
 
 SEED = "run.seed"

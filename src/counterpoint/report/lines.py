@@ -2,17 +2,14 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from counterpoint.report.records import LARGEST, Record, is_number, without_halves
 from counterpoint.report.text import listed
 
-Record = dict[str, Any]
-LARGEST = 1e300
-"""A whole number above it is none of ours, and does not fit into a float."""
 REMEMBERED = 64
 """Bytes by which a file that goes on is told from one that was written anew."""
 
@@ -109,16 +106,3 @@ class LinesOf:
 
 def numbers(lines: list[int]) -> str:
     return listed([str(line) for line in lines], 5)
-
-
-def is_number(value: Any) -> bool:
-    """Whether JSON's value is a number that a chart can hold."""
-    return type(value) is float or (type(value) is int and abs(value) < LARGEST)
-
-
-def without_halves(text: str) -> str:
-    """JSON with U+FFFD for every escape of half a character (a lone surrogate), which could not be written again."""
-    if "\\ud" not in text.lower():
-        return text
-    pieces = r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F].."
-    return re.sub(pieces, lambda found: r"\ufffd" if len(found[0]) == 6 else found[0], text)

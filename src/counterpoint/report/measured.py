@@ -13,8 +13,8 @@ from counterpoint.evaluate.metrics import Estimate, estimate_of, ratio_of
 from counterpoint.evaluate.results import Evaluation, Result
 from counterpoint.evaluate.run import BEFORE, LIGHT_ALONE, LIMITS, REFERENCE, START, TRAINED_PAIR
 from counterpoint.report.groups import Groups, group_of
-from counterpoint.report.lines import Record
-from counterpoint.report.read import RunFiles, as_record, flat
+from counterpoint.report.read import RunFiles
+from counterpoint.report.records import Record, as_record, flat
 from counterpoint.report.text import listed, shown
 
 UNTRAINED = (START, REFERENCE, LIGHT_ALONE, BEFORE)

@@ -1,20 +1,21 @@
 """A run directory as it stands: whole, half done, failed or damaged. What is missing is named, and nothing is guessed."""
 
-import json
 import os
 import platform
 import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from counterpoint.errors import RunError
-from counterpoint.evaluate.results import Evaluation, Result, result_from
+from counterpoint.evaluate.results import Evaluation
 from counterpoint.evaluate.run import EVALUATION, PARTIAL
 from counterpoint.evaluate.run import SAMPLES as EVALUATION_SAMPLES
-from counterpoint.report.lines import Fields, LinesOf, Record, is_number, without_halves
+from counterpoint.report.evaluated import evaluation_in
+from counterpoint.report.lines import Fields, LinesOf
+from counterpoint.report.records import Record, as_record, record_in
 from counterpoint.report.text import listed, quoted, shown
 from counterpoint.run import CHECKPOINTS, CONFIG, INFO, METRICS, PROBES, SAMPLES, STATE, STATUS, SUMMARY
 
@@ -190,83 +191,12 @@ def older_than_the_run(run: RunFiles) -> str:
     return ""
 
 
-def as_record(value: Any) -> Record:
-    return value if isinstance(value, dict) else {}
-
-
-def record_in(text: str) -> Record:
-    """A JSON object. Raises `ValueError`."""
-    value = json.loads(without_halves(text))
-    if not isinstance(value, dict):
-        raise ValueError("it is no object")
-    return value
-
-
 def tables_in(text: str) -> Record:
     """TOML that has nothing outside tables, as a recipe. Raises `ValueError`."""
     tables = tomllib.loads(text)
     if not all(isinstance(table, dict) for table in tables.values()):
         raise ValueError("a recipe consists of tables")
     return tables
-
-
-def evaluation_in(text: str) -> tuple[Evaluation | None, list[str]]:
-    """An evaluation without the systems that are damaged, and what is wrong with these, in words; None if no system is left.
-
-    Raises `ValueError` or `RunError` for what is no evaluation.
-    """
-    values = record_in(text)
-    systems = values.get("systems")
-    if not isinstance(systems, dict):
-        raise ValueError("it has no systems")
-    if not isinstance(values.get("task"), str):
-        raise ValueError(f"task is {in_words(values.get('task'))}, and no text")
-    for name in SETTINGS:
-        if not is_number(values.get(name)):
-            raise ValueError(f"{name} is {in_words(values.get(name))}, and no number")
-    wrong = {name: problem for name, result in systems.items() if (problem := wrong_in(result))}
-    # a later version may say more
-    whole = {name: {key: result[key] for key in result if key in FIELDS} for name, result in systems.items() if name not in wrong}
-    problems = [f"system {name} is left out: {problem}" for name, problem in wrong.items()]
-    known = {each.name: values[each.name] for each in fields(Evaluation) if each.name in values}
-    # what `auto` would do is not shown
-    evaluation = Evaluation.from_json(json.dumps(known | {"systems": whole, "auto": None}))
-    return (evaluation if whole else None), problems
-
-
-SETTINGS = ("questions", "samples", "temperature", "top_p", "top_k", "max_signal_tokens", "max_answer_tokens", "seed")
-"""What an evaluation must say in numbers."""
-MAY_BE_NULL = ("flops", "money_per_1000", "token_share", "accuracy_difference")
-
-
-def wrong_in(result: Any) -> str:
-    """What is wrong with a system of an evaluation, in words; empty if nothing."""
-    if not isinstance(result, dict):
-        return f"it is {in_words(result)}"
-    try:
-        values = asdict(result_from({name: result[name] for name in result if name in FIELDS}))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"it is not of this version ({type(error).__name__}: {error})"
-    for name, value in flat(values).items():
-        if not (is_number(value) and value - value == 0) and not (value is None and name in MAY_BE_NULL):
-            return f"{name} is {in_words(value)}, and no number"
-    return ""
-
-
-FIELDS = {each.name for each in fields(Result)}
-
-
-def flat(settings: Record, parents: str = "") -> Record:
-    """Nested tables as one, with dotted names."""
-    found: Record = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{parents}{name}.") if isinstance(value, dict) else {f"{parents}{name}": value}
-    return found
-
-
-def in_words(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def has_died(directory: Path) -> bool:

@@ -12,9 +12,9 @@ from counterpoint.evaluate.metrics import Estimate, estimate_of, pass_at_k_Q
 from counterpoint.evaluate.run import BEFORE, REFERENCE, TRAINED_PAIR
 from counterpoint.report.charts import Chart, lines, plane, points, series_of, steps
 from counterpoint.report.groups import Groups
-from counterpoint.report.lines import Record
 from counterpoint.report.measured import Entry, Part, Table, has_trained_pair, over_seeds, tables_of
 from counterpoint.report.read import RunFiles
+from counterpoint.report.records import Record
 from counterpoint.report.series import Columns, rounded, stacked
 from counterpoint.report.text import NO_BREAK, cut
 

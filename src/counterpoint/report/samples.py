@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from counterpoint.evaluate.run import BEFORE, START, TRAINED_PAIR
-from counterpoint.report.lines import Record
 from counterpoint.report.measured import evaluations_of_run
 from counterpoint.report.read import RunFiles
+from counterpoint.report.records import Record
 from counterpoint.report.text import cut, listed
 
 LONGEST = 20_000

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from counterpoint.report.charts import Chart, Series, has_band, lines, series_of
 from counterpoint.report.groups import Groups
-from counterpoint.report.read import Record
+from counterpoint.report.records import Record
 from counterpoint.report.series import MOST_POINTS, Columns, median_and_range, rounded, stacked, thin
 
 NUMBER = (int, float)
