@@ -45,7 +45,7 @@ def folder_of(directory, measured, rows=None):
     [
         ({"temperature": 1.0}, "temperature 1 instead of 0.6"),
         ({"samples": 8}, "samples 8 instead of 2"),
-        ({"task": "gsm8k"}, "task.name gsm8k instead of arithmetic"),
+        ({"task": "gsm8k"}, "task gsm8k instead of arithmetic"),
         ({"max_answer_tokens": 64}, "max answer tokens 64 instead of 8"),
         ({"asked": {"name": "arithmetic", "options": {"digits": 9}}}, "task.options.digits 9 instead of none"),
         ({"models": {"policy": "another"}}, "models.policy another instead of builtin:policy"),
@@ -58,11 +58,10 @@ def test_seeds_that_were_measured_differently_are_not_one_median(tmp_path, other
     assert (entries(first)["run"], entries(second)["run"]) == ([0.4], [0.8])
     assert (first.differs, words in second.differs) == ("", True)
     document, _ = document_of([read_run(one), read_run(two)])
-    assert (
-        f"measured otherwise than what stands above, and not taken together with it: {second.differs}"
-        in (document["headlines"][1]["how"])
-    )
-    assert ["40.0" in document["headlines"][0]["sentence"], "80.0" in document["headlines"][1]["sentence"]] == [True, True]
+    above, below = document["headlines"]
+    assert below["sentence"].endswith(f", measured with {second.differs}.")
+    assert "measured otherwise than what stands above, and not taken together with it" in below["how"]
+    assert ["40.0" in above["sentence"], "80.0" in below["sentence"], "measured" in above["sentence"]] == [True, True, False]
 
 
 def test_charts_of_what_was_measured_differently_are_apart_and_say_so(tmp_path):
@@ -76,7 +75,9 @@ def test_charts_of_what_was_measured_differently_are_apart_and_say_so(tmp_path):
     assert {id: dict(zip(chart.columns["series"], chart.columns["y"], strict=True)) for id, chart in found.items()} == {
         "by_tokens": {"M alone": 0.9, "trained pair": 0.5}, "by_tokens-2": {"M alone": 0.9, "trained pair": 0.7},
     }  # fmt: skip
-    assert "measured otherwise than the others: temperature 1 instead of 0.6" in found["by_tokens-2"].notes
+    assert found["by_tokens"].title == "Accuracy against M's tokens"
+    assert found["by_tokens-2"].title == "Accuracy against M's tokens: measured with temperature 1 instead of 0.6"
+    assert [chart.notes[-1] for chart in found.values()] == ["arithmetic, 3 questions × 2 samples"] * 2
 
 
 def test_seeds_that_were_measured_alike_are_one_median_whatever_their_seed(tmp_path):
@@ -132,7 +133,7 @@ def test_an_older_evaluation_that_names_two_runs_is_said_to_be_ambiguous(tmp_pat
 def test_an_older_folder_that_does_not_say_how_it_was_asked_stands_apart(tmp_path):
     run = made(tmp_path / "run", evaluation=evaluation({"start": result(0.2), "run": result(0.4)}))
     folder = folder_of(tmp_path / "folder", evaluation({"start": result(0.2), "run": result(0.4)}))
-    assert tables(run, folder)[1].differs == "one of the two does not say with which models and task options"
+    assert tables(run, folder)[1].differs == "models and task options that are not said"
 
 
 def test_a_run_that_is_given_twice_is_one_seed_and_it_is_said(tmp_path, monkeypatch):

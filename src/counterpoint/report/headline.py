@@ -1,18 +1,17 @@
 """The answer first: a sentence, three figures, and how they were measured."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from counterpoint.evaluate.metrics import Estimate
 from counterpoint.evaluate.results import Result
-from counterpoint.evaluate.run import EVALUATION, REFERENCE, START, TRAINED_PAIR
+from counterpoint.evaluate.run import REFERENCE, START, TRAINED_PAIR
 from counterpoint.report.groups import Groups
 from counterpoint.report.measured import (
     Entry,
     Part,
     Table,
     baseline_of,
-    evaluations_of_run,
     is_plain,
     over_seeds,
     share_of_tokens,
@@ -20,12 +19,11 @@ from counterpoint.report.measured import (
     tables_of,
 )
 from counterpoint.report.read import RunFiles
-from counterpoint.report.text import IN_POINTS, NO_BREAK, PERCENT, PLAIN, Unit, cut, listed, quoted
+from counterpoint.report.standing import unfinished, unmeasured
+from counterpoint.report.text import IN_POINTS, NO_BREAK, PERCENT, PLAIN, Unit, listed
 
 MOST = 4
 """Groups of a table that have a headline of their own."""
-LONGEST = 2_000
-"""Characters of an error."""
 Measure = Callable[[Result], Estimate | float | None]
 
 
@@ -50,9 +48,17 @@ class Headline:
 
 def headlines(groups: Groups, runs: Sequence[RunFiles]) -> list[Headline]:
     """What came of DUET, what came of DQO, which runs have not come to an end, and which were not measured."""
-    found = [headline for table in tables_of(groups, runs) for headline in of_table(table, groups)]
+    found = [apart(headline, table) for table in tables_of(groups, runs) for headline in of_table(table, groups)]
     found += [Headline(text) for run in runs if (text := unfinished(run))]
     return found + [Headline(text) for text in unmeasured(runs)]
+
+
+def apart(headline: Headline, table: Table) -> Headline:
+    """A headline that says in what it was measured otherwise than those above it."""
+    if not table.differs:
+        return headline
+    how = [*headline.how, "measured otherwise than what stands above, and not taken together with it"]
+    return replace(headline, sentence=f"{headline.sentence.removesuffix('.')}, measured with {table.differs}.", how=how)
 
 
 def of_table(table: Table, groups: Groups) -> list[Headline]:
@@ -216,60 +222,8 @@ def sure(estimate: Estimate | None) -> Estimate:
     return estimate
 
 
-def unfinished(run: RunFiles) -> str:
-    """A sentence about a run that has not come to its end, or does not say so; empty for one that has."""
-    so_far, of = quality_so_far(run), f" of {run.planned}" if run.planned else ""
-    again = f"It goes on with: counterpoint resume {quoted(run.directory)}"
-    if run.state == "failed":
-        why = cut(str(run.status.get("error") or "the reason was not written down"), LONGEST)
-        return f"{run.name} failed after step {run.steps}{of}: {why}"
-    if run.state == "died":
-        return f"{run.name} died after step {run.steps}{of}: its process is gone and left no error.{so_far} {again}"
-    if run.state == "running":
-        return f"{run.name} is at step {run.steps}{of}.{so_far}"
-    if run.state == "stopped":
-        return f"{run.name} was stopped after step {run.steps}{of}.{so_far} {again}"
-    if run.state != "finished" and run.kind in TRAINED:
-        return f"{run.name} has written down step {run.steps}{of}, and does not say whether it has ended.{so_far}"
-    return ""
-
-
-TRAINED = ("duet", "dqo")
-"""Kinds of runs that are evaluated."""
-
-
-def unmeasured(runs: Sequence[RunFiles]) -> list[str]:
-    """What there is to say of runs that have ended and were not evaluated: a sentence, however many they are."""
-    ended = [
-        run
-        for run in runs
-        if run.kind in TRAINED and run.state == "finished" and run.evaluation is None and not evaluations_of_run(run, runs)
-    ]
-    if not ended:
-        return []
-    command = f"Do it with: counterpoint eval {quoted(ended[0].directory)}"
-    if any(line.startswith(EVALUATION) and "is missing" not in line for run in ended for line in run.missing):
-        return [f"{listed([run.name for run in ended])}: no evaluation that can be read. {command}"]
-    if len(ended) == 1:
-        return [f"{ended[0].name} has ended and is not evaluated yet.{quality_so_far(ended[0])} {command}"]
-    return [f"{listed([run.name for run in ended])} have ended and are not evaluated yet. {command}"]
-
-
-def quality_so_far(run: RunFiles) -> str:
-    """How good a run was in its last step, in words; empty where it did not say."""
-    last = run.metrics[-1] if run.metrics else {}
-    for name, words in QUALITY.items():
-        if (value := last.get(name)) is not None:
-            return f" In step {run.steps} {words} was {PERCENT.whole(value)}."
-    return ""
-
-
-QUALITY = {"aided_accuracy": "aided accuracy", "reward": "the mean reward", "accuracy": "accuracy"}
-"""Fields of metrics.jsonl that say how good a run is, and what they are called."""
-
-
 def how_measured(table: Table, seeds: int) -> list[str]:
-    """On what, how often, how sampled, what the intervals are, and why it stands apart or leaves something out."""
+    """On what, how often, how sampled, what the intervals are, and what was left out."""
     first = table.first
     sampled = f"temperature {first.temperature:g}, top-p {first.top_p:g}, top-k {first.top_k or 'off'}"
     interval = (
@@ -277,14 +231,11 @@ def how_measured(table: Table, seeds: int) -> list[str]:
         if seeds > 1
         else f"intervals are 95{NO_BREAK}%, by bootstrap over questions"
     )
-    apart = (
-        [f"measured otherwise than what stands above, and not taken together with it: {table.differs}"] if table.differs else []
-    )
     asked = (
         f"{first.task}, {first.questions:,} questions that were not trained on × {first.samples} samples each, every system "
         "asked the same way"
     )
-    return [asked, sampled, interval, *apart, *table.notes]
+    return [asked, sampled, interval, *table.notes]
 
 
 def within_noise(difference: Estimate, evaluations: int) -> str:

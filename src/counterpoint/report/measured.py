@@ -4,22 +4,20 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from counterpoint.evaluate.gateway import CAPABLE
 from counterpoint.evaluate.metrics import Estimate, estimate_of, ratio_of
 from counterpoint.evaluate.results import Evaluation, Result
-from counterpoint.evaluate.run import BEFORE, LIGHT_ALONE, LIMITS, REFERENCE, START, TRAINED_PAIR
+from counterpoint.evaluate.run import BEFORE, LIGHT_ALONE, REFERENCE, START, TRAINED_PAIR
+from counterpoint.report.alike import differences_in_words, is_of_policies, settings_of
 from counterpoint.report.groups import Groups, group_of
 from counterpoint.report.read import RunFiles
 from counterpoint.report.records import Record, as_record, flat
-from counterpoint.report.text import listed, shown
+from counterpoint.report.text import shown
 
 UNTRAINED = (START, REFERENCE, LIGHT_ALONE, BEFORE)
 """Systems that no run has trained: those of two evaluations that were measured alike are one."""
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -109,46 +107,6 @@ def tables_of(groups: Groups, runs: Sequence[RunFiles]) -> list[Table]:
         assert members[0].evaluation is not None
         tables.append(Table(members, parts, members[0].evaluation, differs, notes))
     return tables
-
-
-def settings_of(run: RunFiles) -> Settings:
-    """What two evaluations must have alike to be compared: the seed may differ, and the questions that it draws."""
-    evaluation = run.evaluation
-    assert evaluation is not None
-    asked, models = evaluation.asked, evaluation.models
-    if not asked:  # of an older version: as the run beside it was trained
-        asked = {name: value for name, value in as_record(run.recipe.get("task")).items() if name not in LIMITS}
-    if not models:
-        roles = {role: as_record(run.recipe.get(role)).get("model") for role in ("capable", "light", "policy")}
-        models = {role: model for role, model in roles.items() if model}
-    names = ("questions", "samples", "temperature", "top_p", "top_k", "max_signal_tokens", "max_answer_tokens")
-    kind = "policies" if is_of_policies(run) else "gateway" if CAPABLE in evaluation.systems else "pair"
-    return {
-        "kind": kind,
-        "task": {**{name: value for name, value in asked.items() if value not in (None, {})}, "name": evaluation.task},
-        "models": models,
-        **{name: getattr(evaluation, name) for name in names},
-    }
-
-
-def is_of_policies(run: RunFiles) -> bool:
-    """Whether an evaluation is of DQO's policies, which have what they started from."""
-    return run.evaluation is not None and (run.kind == "dqo" or START in run.evaluation.systems)
-
-
-def differences_in_words(one: Settings, other: Settings) -> str:
-    """In what `other` was measured otherwise."""
-    left, right = flat(one), flat(other)
-    names = [name for name in right | left if left.get(name) != right.get(name)]
-    unsaid = [] if one["models"] and other["models"] else ["one of the two does not say with which models and task options"]
-    if unsaid:
-        names = [name for name in names if not name.startswith(("models.", "task.")) or name == "task.name"]
-    each = [f"{name.replace('_', ' ')} {in_words(right.get(name))} instead of {in_words(left.get(name))}" for name in names]
-    return listed(each + unsaid, 5)
-
-
-def in_words(value: Any) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def parts_of_table(groups: Groups, runs: Sequence[RunFiles], members: Sequence[RunFiles]) -> tuple[list[Part], list[str]]:

@@ -36,8 +36,9 @@ def result_charts(groups: Groups, runs: Sequence[RunFiles], embedder: Embedder) 
         for chart in charts_of(table, embedder):
             taken = sum(other.id.partition("-")[0] == chart.id for other in charts)
             named = replace(chart, id=f"{chart.id}-{taken + 1}") if taken else chart
-            how = [table.words, f"measured otherwise than the others: {table.differs}"] if table.differs else [table.words]
-            charts.append(replace(named, notes=[*named.notes, *(how if len(alike) > 1 else [])]))
+            if table.differs:
+                named = replace(named, title=f"{named.title}: measured with {table.differs}")
+            charts.append(replace(named, notes=[*named.notes, *([table.words] if len(alike) > 1 else [])]))
     return charts
 
 
