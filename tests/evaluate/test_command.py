@@ -70,6 +70,7 @@ def test_an_evaluation_says_which_runs_it_is_of_and_what_was_asked(runs):
     evaluation = Evaluation.from_json((runs[0] / EVALUATION).read_text())
     assert evaluation.trained == {run.name: TrainedBy(Run.open(run).info["id"], 1) for run in runs}
     assert evaluation.models == {"policy": str(runs[0].parent / "model")}
+    assert evaluation.embedder == Run.open(runs[0]).recipe.model_dump()["diversity"]["embedder"]
     assert evaluation.asked == {"name": "arithmetic", "grader_options": {}, "on_grader_error": "stop", "options": {}}
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
 

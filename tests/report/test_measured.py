@@ -48,6 +48,7 @@ def folder_of(directory, measured, rows=None):
         ({"task": "gsm8k"}, "task gsm8k instead of arithmetic"),
         ({"max_answer_tokens": 64}, "max answer tokens 64 instead of 8"),
         ({"asked": {"name": "arithmetic", "options": {"digits": 9}}}, "task.options.digits 9 instead of none"),
+        ({"asked": {"name": "arithmetic"}, "models": {"policy": "m"}, "embedder": "bge"}, "embedder bge instead of none"),
         ({"models": {"policy": "another"}}, "models.policy another instead of builtin:policy"),
     ],
 )

@@ -26,6 +26,7 @@ from counterpoint.evaluate.run import (
     START,
     TRAINED_PAIR,
     Speakers,
+    embedder_name,
     evaluate_pair,
     evaluate_systems,
 )
@@ -231,9 +232,7 @@ def check_alike(directories: Sequence[Path]) -> None:
 def measures_of(recipe: Recipe, capable: Speaker, light: Speaker) -> Measures:
     """What is counted beside accuracy and tokens."""
     shapes = Shapes(shape_of(capable.policy.model.config), shape_of(light.policy.model.config))  # pyright: ignore
-    name = recipe.evaluation.embedder
-    if name is None and isinstance(recipe, DqoRecipe):
-        name = recipe.diversity.embedder
+    name = embedder_name(recipe)
     if name is not None:
         check_packages()
     if name == "policy":

@@ -125,6 +125,8 @@ class Evaluation:
     """The recipe's task, as far as it decides what is asked and how it is graded; empty where an older version measured."""
     models: dict[str, str] = field(default_factory=dict)
     """Role -> the recipe's model, as it was before training; empty where an older version measured."""
+    embedder: str | None = None
+    """What the measures of diversity are of; None without them, and where an older version measured."""
 
     def to_json(self) -> str:
         return json_text(asdict(self))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from counterpoint.config import DuetRecipe, Recipe
+from counterpoint.config import DqoRecipe, DuetRecipe, Recipe
 from counterpoint.errors import DataError, GraderError
 from counterpoint.evaluate.auto import Auto, BothWays, set_threshold
 from counterpoint.evaluate.baselines import (
@@ -139,6 +139,12 @@ def questions_of(task: Task, recipe: Recipe) -> list[Question]:
     return task.evaluated_questions(recipe.evaluation.questions)
 
 
+def embedder_name(recipe: Recipe) -> str | None:
+    """With what a recipe's evaluation compares responses; None: not at all."""
+    of_training = recipe.diversity.embedder if isinstance(recipe, DqoRecipe) else None
+    return recipe.evaluation.embedder or of_training
+
+
 def measure_into(
     measured: dict[str, Measured],
     systems: Mapping[str, System],
@@ -246,6 +252,7 @@ def _conclude(
         trained=dict(trained_by or {}),
         asked=recipe.task.model_dump(exclude=set(LIMITS), exclude_none=True),
         models={role: model.model for role, model in recipe.models.items()},
+        embedder=embedder_name(recipe) if measures and measures.embedder else None,
     )
     if directory is not None:
         (directory / PARTIAL).replace(directory / SAMPLES)

@@ -15,18 +15,21 @@ def settings_of(run: RunFiles) -> Settings:
     """What two evaluations must have alike to be compared: the seed may differ, and the questions that it draws."""
     evaluation = run.evaluation
     assert evaluation is not None
-    asked, models = evaluation.asked, evaluation.models
+    asked, models, embedder = evaluation.asked, evaluation.models, evaluation.embedder
     if not asked:  # of an older version: as the run beside it was trained
         asked = {name: value for name, value in as_record(run.recipe.get("task")).items() if name not in LIMITS}
     if not models:
         roles = {role: as_record(run.recipe.get(role)).get("model") for role in ("capable", "light", "policy")}
         models = {role: model for role, model in roles.items() if model}
+        tables = [as_record(run.recipe.get(table)).get("embedder") for table in ("evaluation", "diversity")]
+        embedder = next((name for name in tables if name and any(r.diversity for r in evaluation.systems.values())), None)
     names = ("questions", "samples", "temperature", "top_p", "top_k", "max_signal_tokens", "max_answer_tokens")
     kind = "policies" if is_of_policies(run) else "gateway" if CAPABLE in evaluation.systems else "pair"
     return {
         "kind": kind,
         "task": {**{name: value for name, value in asked.items() if value not in (None, {})}, "name": evaluation.task},
         "models": models,
+        "embedder": embedder,
         **{name: getattr(evaluation, name) for name in names},
     }
 
