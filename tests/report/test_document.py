@@ -1,5 +1,7 @@
 """A report as plain values: charts of several runs, cards of runs and evaluations, and what is not there."""
 
+import json
+
 from counterpoint.report.document import document_of
 from counterpoint.report.read import read_run
 from report.made import evaluation, made, result, said
@@ -70,3 +72,13 @@ def test_training_samples_say_where_the_evaluation_is(tmp_path):
     made(tmp_path / "dqo", evaluation=measured, samples=rows)
     (tmp_path / "dqo" / "evaluation_samples.jsonl").unlink()
     assert document(dqo)["samples"][0]["note"] == "said in training; the responses of its evaluation are missing"
+
+
+def test_texts_without_end_are_cut(tmp_path):
+    one, other = (made(tmp_path / name, run={"kind": "dqo", "command": ["x" * 10**6]}) for name in ("one", "other"))
+    text = (other / "config.toml").read_text()
+    (other / "config.toml").write_text(f"{text}\n[more]\ntext = '{'y' * 10**6}'\n")
+    found = document(one, other)
+    assert len(json.dumps(found)) < 500_000
+    assert found["differences"] == [{"setting": "more.text", "values": [None, f"{'y' * 400}… [999,600 more characters]"]}]
+    assert found["runs"][0]["command"].endswith("[900,000 more characters]")

@@ -14,7 +14,7 @@ from counterpoint.report.headline import Headline, headlines
 from counterpoint.report.measured import evaluations_of_run, is_plain
 from counterpoint.report.read import RunFiles
 from counterpoint.report.records import as_record, is_number
-from counterpoint.report.results import result_charts
+from counterpoint.report.results import LABEL, result_charts
 from counterpoint.report.samples import sample_sets
 from counterpoint.report.text import cut, listed
 from counterpoint.report.training import training_charts
@@ -44,11 +44,16 @@ def document_of(given: Sequence[RunFiles]) -> tuple[Document, list[Chart]]:
         "runs": [about(run, groups, runs) for run in runs],
         "notes": notes,
         "groups": list(groups),
-        "differences": [{"setting": name, "values": values} for name, values in differences(groups)],
+        "differences": [{"setting": name, "values": [readable(value) for value in its]} for name, its in differences(groups)],
         "charts": [chart_values(chart) for chart in charts],
         "samples": [asdict(found) for found in sample_sets(runs)],
     }
     return document, charts
+
+
+def readable(value: Any) -> Any:
+    """A setting in a table: a text that has no end is cut."""
+    return cut(value, LABEL) if isinstance(value, str) else value
 
 
 def without(chart: Chart, groups: Groups) -> Chart:
