@@ -89,7 +89,7 @@ def test_the_plane_shows_the_responses_of_the_chosen_question(browser, dqo, tmp_
     questions = list(dict.fromkeys(row["question"] for row in said))
     with reading(browser, dqo, tmp_path / "report.html", "answers") as page:
         for question in (questions[0], questions[3]):
-            page.select_option(".chooser select", question)
+            page.select_option("#chart-plane .chooser select", question)
             rows = drawn(page, "plane")
             assert {row["question"] for row in rows} == {question}
             asked = [row for row in said if row["question"] == question]

@@ -158,7 +158,7 @@ def test_nothing_that_a_model_wrote_runs_and_all_of_it_is_text(browser, hostile,
 def test_the_text_beside_a_point_is_text(browser, hostile, tmp_path):
     with reading(browser, [hostile], tmp_path / "report.html", "answers") as page:
         for name, text in SHOWN.items():
-            page.select_option(".chooser select", name)
+            page.select_option("#chart-plane .chooser select", name)
             rows = drawn(page, "plane")
             assert {row["response"] for row in rows} == {HOSTILE[name]}
             page.locator("#chart-plane .mark-symbol path").first.hover(force=True)

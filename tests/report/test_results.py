@@ -91,7 +91,8 @@ def test_policies_that_were_evaluated_apart_share_a_plane_and_seeds_are_shown_on
 def test_a_run_may_be_called_like_a_colour(tmp_path):
     run = made(tmp_path / "series-1", evaluation=evaluation({"start": result(0.5), "series-1": result(0.7)}),
                evaluation_samples=[said("start", "q", "a"), said("series-1", "q", "b")])  # fmt: skip
-    from counterpoint.report.charts import LIGHT, complete
+    from counterpoint.report.charts import complete
+    from counterpoint.report.palette import LIGHT
 
     spec = complete(charts_of(run)["plane"], LIGHT, legend=True)
     assert spec["encoding"]["stroke"]["scale"] == {"domain": ["start", "series-1"], "range": list(LIGHT["series"][:2])}

@@ -1,7 +1,7 @@
 """Charts of what evaluations measured: quality against tokens or diversity, pass@k, lengths of signals, responses in a plane."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,11 +10,12 @@ from counterpoint.dqo.embed import Embedder
 from counterpoint.evaluate.metrics import Estimate, estimate_of, pass_at_k_Q
 from counterpoint.evaluate.results import Result
 from counterpoint.evaluate.run import REFERENCE, START, TRAINED_PAIR
-from counterpoint.report.charts import Chart, lines, plane, points, series_of, steps
+from counterpoint.report.charts import Chart, lines, plane, points, steps
 from counterpoint.report.groups import Groups
 from counterpoint.report.measured import Measured, Part, is_pair, parts_of, spread, systems_of
+from counterpoint.report.palette import BEFORE, Series, of_systems
 from counterpoint.report.read import Record, RunFiles
-from counterpoint.report.series import Columns, rounded, stacked
+from counterpoint.report.series import Columns, of_how_many, rounded, stacked
 from counterpoint.report.text import cut
 
 BINS = 30
@@ -22,7 +23,6 @@ QUESTIONS = 24
 """Questions whose responses are shown in the plane."""
 LABEL = 400
 """Characters of a response that are shown beside its point."""
-BEFORE = "untrained pair"
 
 
 def result_charts(groups: Groups, runs: Sequence[RunFiles], embedder: Embedder) -> list[Chart]:
@@ -30,16 +30,17 @@ def result_charts(groups: Groups, runs: Sequence[RunFiles], embedder: Embedder) 
     pairs = [run for run in runs if is_pair(run.evaluation)]
     policies = [run for run in runs if run.evaluation is not None and not is_pair(run.evaluation)]
     parts = parts_of(groups, runs)
+    styles = of_systems([part.name for part in parts], {group: its[0].kind for group, its in groups.items()})
     charts: list[Chart | None] = []
     if pairs:
         of_pairs = systems_of(groups, pairs)
         charts.append(
             quality_chart(
-                "by_tokens", of_pairs, "Accuracy against M's tokens", "M's output tokens an answer", "accuracy",
+                "by_tokens", of_pairs, styles, "Accuracy against M's tokens", "M's output tokens an answer", "accuracy",
                 lambda result: result.capable_output_tokens,
             )
         )  # fmt: skip
-        charts.append(lengths_chart(pairs[0]))
+        charts.append(lengths_chart(parts, styles))
     if policies:
         systems = systems_of(groups, policies)
         counted = any("different_correct" in result.diversity for system in systems for result in system.results)
@@ -48,25 +49,25 @@ def result_charts(groups: Groups, runs: Sequence[RunFiles], embedder: Embedder) 
         across = f"different right answers in {samples} samples" if counted else "Vendi score"
         charts.append(
             quality_chart(
-                "by_diversity", systems, "Quality against diversity", across, "mean reward",
+                "by_diversity", systems, styles, "Quality against diversity", across, "mean reward",
                 lambda result: result.diversity.get(measure),
             )
         )  # fmt: skip
-    charts.append(pass_chart(groups, parts))
-    charts.append(plane_chart([part for part in parts if not is_pair(part.run.evaluation)], embedder))
+    charts.append(pass_chart(groups, parts, styles))
+    charts.append(plane_chart([part for part in parts if not is_pair(part.run.evaluation)], styles, embedder))
     return [chart for chart in charts if chart]
 
 
 def quality_chart(
     id: str,
     systems: Sequence[Measured],
+    styles: Mapping[str, Series],
     title: str,
     x_title: str,
     y_title: str,
     across: Callable[[Result], Estimate | float | None],
 ) -> Chart | None:
     """Each system a point with its intervals; None where none has both measures."""
-    styles = series_of([""], [system.name for system in systems])
     columns: Columns = {name: [] for name in ("series", "x", "y", "x_low", "x_high", "y_low", "y_high")}
     for system in systems:
         x, y = system.over_seeds(across), system.over_seeds(lambda result: result.accuracy)
@@ -75,48 +76,42 @@ def quality_chart(
         row = (system.name, x.value, y.value, x.low, x.high, y.low, y.high)
         for name, value in zip(columns, row, strict=True):
             columns[name].append(value)
-    series = [styles["", system.name] for system in systems if system.name in columns["series"]]
+    series = [styles[system.name] for system in systems if system.name in columns["series"]]
     if not series:
         return None
-    seeds = max(len(system.results) for system in systems)
-    note = f"medians and ranges over {seeds} seeds" if seeds > 1 else "with 95 % intervals over questions"
+    counts = {system.name: len(system.results) for system in systems if system.name in columns["series"]}
+    alone = ["of one evaluation with its 95 % interval over questions"] if 1 in counts.values() else []
     return Chart(
         id=id, section="result", title=title, what=f"{title}, a point a system: {', '.join(columns['series'])}",
         series=series, columns=rounded(columns),
         spec=points(x_title, y_title, series, percent=True, zero=id == "by_tokens", tooltip=("x", "y", "y_low", "y_high")),
-        x="x", lines=False, notes=[note],
+        x="x", lines=False, notes=[*of_how_many(counts, "evaluation"), *alone],
     )  # fmt: skip
 
 
-def lengths_chart(run: RunFiles) -> Chart | None:
-    """How long M's signals were before training and after."""
-    lengths = {name: signal_lengths(run.evaluation_samples, name) for name in (BEFORE, TRAINED_PAIR)}
-    lengths = {name: its for name, its in lengths.items() if its}
-    if TRAINED_PAIR not in lengths:
+def lengths_chart(parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart | None:
+    """How long M's signals were before training and after; of the seeds of a group all signals together."""
+    lengths: dict[str, list[int]] = {}
+    for part in parts:
+        if part.system in (BEFORE, TRAINED_PAIR) and (its := signal_lengths(part.run.evaluation_samples, part.system)):
+            lengths.setdefault(part.name, []).extend(its)
+    if not any(name.startswith(TRAINED_PAIR) for name in lengths):
         return None
     longest = max(map(max, lengths.values()))
     width = max(1, math.ceil((longest + 1) / BINS))
     edges = np.arange(0, longest + 2 * width, width)
-    styles = series_of([""], list(lengths))
     tables = []
     for name, its in lengths.items():
-        share = (np.histogram(its, edges)[0] / len(its)).tolist()
-        tables.append(
-            {
-                "series": [name] * len(edges),
-                "tokens": edges.tolist(),
-                "value": [*share, 0.0],
-                "low": [*share, 0.0],
-                "high": [*share, 0.0],
-            }
-        )
-    series = [styles["", name] for name in lengths]
+        share = [*(np.histogram(its, edges)[0] / len(its)).tolist(), 0.0]
+        tables.append({"series": [name] * len(edges), "tokens": edges.tolist(), "value": share, "low": share, "high": share})
+    series, columns = [styles[name] for name in lengths], stacked(tables)
     bins = f"bins of {width} tokens" if width > 1 else "one bin a token"
+    counted = ", ".join(f"{name} {len(its):,}" for name, its in lengths.items())
     return Chart(
         id="lengths", section="result", title="Lengths of the signals",
         what="Share of signals by length, before training and after",
-        series=series, columns=stacked(tables), spec=steps("tokens", "tokens of a signal", "share of signals", series),
-        x="tokens", lines=True, notes=[f"{run.name}: {len(lengths[TRAINED_PAIR])} signals each, {bins}"],
+        series=series, columns=columns, spec=steps("tokens", "tokens of a signal", "share of signals", series, columns),
+        x="tokens", lines=True, notes=[f"signals: {counted}", bins],
     )  # fmt: skip
 
 
@@ -128,7 +123,7 @@ def signal_lengths(samples: Sequence[Record], system: str) -> list[int]:
     ]
 
 
-def pass_chart(groups: Groups, parts: Sequence[Part]) -> Chart | None:
+def pass_chart(groups: Groups, parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart | None:
     """pass@k for every k up to the number of samples, of what was trained and what it started from."""
     curves: dict[str, list[dict[int, Estimate]]] = {}
     for part in parts:
@@ -144,7 +139,6 @@ def pass_chart(groups: Groups, parts: Sequence[Part]) -> Chart | None:
             curves.setdefault(part.name, []).append(curve)
     if not curves:
         return None
-    styles = series_of([""], list(curves))
     tables = []
     for name, its in curves.items():
         ks = sorted(its[0])
@@ -155,17 +149,18 @@ def pass_chart(groups: Groups, parts: Sequence[Part]) -> Chart | None:
                 "low": [e.low for e in estimates], "high": [e.high for e in estimates],
             }
         )  # fmt: skip
-    series = [styles["", name] for name in curves]
-    seeds = max(map(len, curves.values()))
+    series, columns = [styles[name] for name in curves], rounded(stacked(tables))
+    counts = {name: len(its) for name, its in curves.items()}
+    alone = ["of one evaluation with its 95 % band over questions"] if 1 in counts.values() else []
     return Chart(
         id="pass_at_k", section="result", title="pass@k: at least one of k samples is right",
-        what=f"pass@k over k: {', '.join(curves)}", series=series, columns=rounded(stacked(tables)),
-        spec=lines("k", "k", "pass@k", series, band=True, percent=True), x="k", lines=True,
-        notes=["estimated without bias", f"median and range of {seeds} seeds" if seeds > 1 else "bands: 95 % over questions"],
+        what=f"pass@k over k: {', '.join(curves)}", series=series, columns=columns,
+        spec=lines("k", "k", "pass@k", series, columns, percent=True), x="k", lines=True,
+        notes=["estimated without bias", *of_how_many(counts, "evaluation"), *alone],
     )  # fmt: skip
 
 
-def plane_chart(parts: Sequence[Part], embedder: Embedder) -> Chart | None:
+def plane_chart(parts: Sequence[Part], styles: Mapping[str, Series], embedder: Embedder) -> Chart | None:
     """The responses to a question as points, by the first two principal components of their embeddings.
 
     Of seeds the first is shown. A text is cut to what can be read beside a point.
@@ -191,8 +186,7 @@ def plane_chart(parts: Sequence[Part], embedder: Embedder) -> Chart | None:
                 values = (question, name, x, y, cut(text, LABEL), its[0], its[0] == 1, len(its))
                 for column, value in zip(columns, values, strict=True):
                     columns[column].append(value)
-    styles = series_of([""], list(first))
-    series = [styles["", name] for name in first if name in columns["series"]]
+    series = [styles[name] for name in first if name in columns["series"]]
     seeds = ["of seeds the first"] if len(parts) > len(first) else []
     return Chart(
         id="plane", section="answers", title="The responses to a question, in a plane",
