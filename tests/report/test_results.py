@@ -8,7 +8,7 @@ from counterpoint.evaluate.metrics import pass_at_k, pass_at_k_Q
 from counterpoint.report.document import document_of
 from counterpoint.report.read import read_run
 from counterpoint.report.results import principal_components
-from report.made import evaluation, made, result, said
+from report.made import estimate, evaluation, made, result, said
 from report.runs import lines
 
 
@@ -96,3 +96,31 @@ def test_a_run_may_be_called_like_a_colour(tmp_path):
 
     spec = complete(charts_of(run)["plane"], LIGHT, legend=True)
     assert spec["encoding"]["stroke"]["scale"] == {"domain": ["start", "series-1"], "range": list(LIGHT["series"][:2])}
+
+
+def test_lengths_are_of_all_pairs_and_seeds(tmp_path):
+    runs = []
+    for name, seed, budget, length in (("a-0", 0, 8, 3), ("a-1", 1, 8, 5), ("b", 0, 9, 7)):
+        lengths = {"untrained pair": 9, "trained pair": length}
+        rows = [said(system, f"q{i}", "x", capable_output_tokens=tokens) for system, tokens in lengths.items() for i in range(2)]
+        measured = evaluation({system: result(0.5) for system in lengths})
+        runs.append(made(tmp_path / name, "duet", seed=seed, overrides=[f"duet.max_signal_tokens={budget}"],
+                         evaluation=measured, evaluation_samples=rows))  # fmt: skip
+    chart = charts_of(*runs)["lengths"]
+    shares = {}
+    for name, tokens, share in zip(*(chart.columns[column] for column in ("series", "tokens", "value")), strict=True):
+        if share:
+            shares.setdefault(name, {})[tokens] = share
+    assert shares == {"untrained pair": {9: 1.0}, "trained pair · a": {3: 0.5, 5: 0.5}, "trained pair · b": {7: 1.0}}
+    assert chart.notes == ["signals: untrained pair 4, trained pair · a 4, trained pair · b 2", "one bin a token"]
+
+
+def test_what_is_of_one_evaluation_is_not_called_a_median(tmp_path):
+    runs = []
+    for name, seed, overrides in (("a-0", 0, []), ("a-1", 1, []), ("b", 0, ["diversity.shaper=none"])):
+        systems = {system: result(0.5) | {"diversity": {"vendi_score": estimate(2.0)}} for system in ("start", name)}
+        runs.append(made(tmp_path / name, seed=seed, overrides=overrides, evaluation=evaluation(systems)))
+    assert charts_of(*runs)["by_diversity"].notes == [
+        "start: median and range of 3 evaluations", "a: median and range of 2 evaluations", "b: one evaluation",
+        "of one evaluation with its 95 % interval over questions",
+    ]  # fmt: skip
