@@ -7,7 +7,7 @@ from report.made import evaluation, made, result, said
 pytest.importorskip("playwright", reason="pages are tested with playwright, which is not installed")
 from playwright.sync_api import expect
 
-from report.reading import go_to, reading
+from report.reading import reading
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
@@ -60,7 +60,9 @@ def test_a_finger_reads_a_point_off_and_puts_the_words_away(browser, policies, t
         page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         readout = page.locator("#chart-by_diversity .readout")
         expect(readout).to_be_visible()
-        assert readout.inner_text().split("\n") == ["run", "x: 4", "y: 0.75", "y_low: 0.75", "y_high: 0.75"]
+        assert readout.inner_text().split("\n") == [
+            "run", "different right answers in 2 samples: 4", "mean reward: 0.75", "mean reward, from: 0.75", "mean reward, to: 0.75",
+        ]  # fmt: skip
         expect(page.locator("#vg-tooltip-element")).to_be_hidden()
         page.touchscreen.tap(180, 5)
         expect(readout).to_be_hidden()
@@ -94,6 +96,8 @@ def test_a_point_that_stands_alone_has_a_mark_and_a_gap_has_no_line(browser, tmp
             marks = page.locator("#chart-reward .mark-symbol path").all()
             assert len(marks) == points
             assert all(mark.bounding_box()["width"] > 4 for mark in marks)
+            low, high = page.evaluate("views.reward.view.scale('y').domain()")
+            assert low < min(filter(None, values[run.name])) <= max(filter(None, values[run.name])) < high  # no mark is cut
 
 
 def test_a_read_out_of_many_long_runs_follows_the_pointer(browser, tmp_path):
@@ -120,6 +124,16 @@ def test_a_read_out_of_many_long_runs_follows_the_pointer(browser, tmp_path):
         assert len({line.partition(":")[0] for line in words}) == len(words)
 
 
+def test_many_series_are_hidden_and_shown_at_once(browser, tmp_path):
+    runs = [made(tmp_path / f"recipe-{i}", overrides=[f"policy.learning_rate={i + 1}e-5"]) for i in range(7)]
+    with reading(browser, runs, tmp_path / "report.html", "training") as page:
+        legend = page.locator("#chart-reward .legend")
+        for press, left in (("none", 0), ("recipe-3", 1), ("all", 7)):
+            legend.get_by_role("button", name=press, exact=True).click()
+            page.wait_for_function("left => views.reward.view.data('rows').length === left", arg=left)
+            assert legend.locator("[aria-pressed=true]").count() == left
+
+
 def test_the_reader_chooses_the_measure_and_reads_off_what_is_shown(browser, tmp_path):
     row = {"step": 1, "reward": 0.5, "seconds": 2.0, "seconds_sample": 1.0, "seconds_score": 0.25, "seconds_update": 0.75}
     runs = [made(tmp_path / name, overrides=recipe, metrics=[row, row | {"step": 2}])
@@ -131,4 +145,3 @@ def test_the_reader_chooses_the_measure_and_reads_off_what_is_shown(browser, tmp
             chart.focus()
             page.keyboard.press("End")
             assert chart.get_attribute("aria-valuetext") == f"step 2: a: {value}, b: {value}"
-        go_to(page, "runs")

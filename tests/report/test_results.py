@@ -122,5 +122,5 @@ def test_what_is_of_one_evaluation_is_not_called_a_median(tmp_path):
         runs.append(made(tmp_path / name, seed=seed, overrides=overrides, evaluation=evaluation(systems)))
     assert charts_of(*runs)["by_diversity"].notes == [
         "start: median and range of 3 evaluations", "a: median and range of 2 evaluations", "b: one evaluation",
-        "of one evaluation with its 95 % interval over questions",
+        "the interval of one is 95 % over questions",
     ]  # fmt: skip

@@ -50,10 +50,12 @@ def lines(
     y_axis = {"title": y_title, **({"format": "~%"} if percent else {})}
     across = {
         "field": x, "type": "quantitative", "title": x_title, "scale": {"nice": False},
-        "axis": {"tickMinStep": 1, "labelFlush": False},
+        "axis": {"tickMinStep": 1, **APART},
     }  # fmt: skip
     pieces = {"detail": {"field": "piece"}} if "piece" in columns else {}
-    up = {"field": "value", "type": "quantitative", "title": y_title, "axis": y_axis, "scale": {"zero": zero, "nice": True}}
+    marks = 1 in together(columns)
+    scale = {"zero": zero, "nice": not marks, **({"padding": 8} if marks else {})}  # a mark at the edge is not cut in half
+    up = {"field": "value", "type": "quantitative", "title": y_title, "axis": y_axis, "scale": scale}
     span = {
         "y": {"field": "low", "type": "quantitative", "title": y_title},
         "y2": {"field": "high"},
@@ -83,7 +85,7 @@ def lines(
             "encoding": {"y": up, "color": colour_of(series), "shape": shape_of(series) | key},
         },
     ]
-    layers = [*([area] if has_band(columns) else []), line, *(alone if 1 in together(columns) else [])]
+    layers = [*([area] if has_band(columns) else []), line, *(alone if marks else [])]
     return {"encoding": {"x": across}, "layer": layers}
 
 
@@ -93,6 +95,8 @@ def along() -> Spec:
     return {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]", "translate": drag}
 
 
+APART = {"labelFlush": False, "labelOverlap": True, "labelSeparation": 8}
+"""Labels of an axis that stand at their ticks, and leave some out before they touch."""
 LINE = ("series", "measure", "piece")
 """Columns whose values, where there are such columns, a line's points have alike."""
 
@@ -124,17 +128,16 @@ def steps(x: str, x_title: str, y_title: str, series: Sequence[Series], columns:
     return spec
 
 
-def points(
-    x_title: str, y_title: str, series: Sequence[Series], percent: bool = False, zero: bool = False, tooltip: Sequence[str] = ()
-) -> Spec:
+def points(x_title: str, y_title: str, series: Sequence[Series], percent: bool = False, zero: bool = False) -> Spec:
     """Points at (x, y) with intervals x_low to x_high and y_low to y_high."""
     across: Spec = {"type": "quantitative", "title": x_title, "scale": {"zero": zero, "padding": 24}}
     up: Spec = {"type": "quantitative", "title": y_title, "scale": {"zero": False, "padding": 18}}
     # the margin around the points may reach below nothing or above all, which there is not
     up["axis"] = {"format": "~%", "labelExpr": "datum.value < 0 || datum.value > 1 ? '' : datum.label"} if percent else {}
     below = {"condition": {"test": "datum.value < 0", "value": 0}, "value": 1}
-    across["axis"] = {"labelExpr": "datum.value < 0 ? '' : datum.label", "labelFlush": False}
+    across["axis"] = {"labelExpr": "datum.value < 0 ? '' : datum.label", **APART}
     across["axis"] |= {"gridOpacity": below, "tickOpacity": below}
+    told = {"series": "series", "x": x_title, "y": y_title, "y_low": f"{y_title}, from", "y_high": f"{y_title}, to"}
     mark = {"type": "rule", "strokeWidth": 1.4, "opacity": 0.8, "aria": False, "tooltip": False}
     return {
         "layer": [
@@ -163,7 +166,7 @@ def points(
                     "y": {**up, "field": "y"},
                     "color": colour_of(series),
                     "shape": shape_of(series),
-                    "tooltip": [{"field": name, "title": name} for name in ("series", *tooltip)],
+                    "tooltip": [{"field": name, "title": title} for name, title in told.items()],
                 },
             },
         ]

@@ -78,13 +78,19 @@ function escaped(text) {
 function legendOf(held) {
   const { series, title } = held.chart, named = title.toLowerCase().startsWith(series[0]?.name.toLowerCase() ?? "");
   if (series.length < 2 && report.groups.length < 2 && named) return null;
-  return make("div", { class: "legend", role: "group", "aria-label": "Series; press to hide" }, ...series.map((one) =>
-    make("button", { type: "button", "aria-pressed": !held.hidden.has(one.name), onclick: (event) => {
-      const hide = !held.hidden.has(one.name);
-      hide ? held.hidden.add(one.name) : held.hidden.delete(one.name);
-      event.currentTarget.setAttribute("aria-pressed", !hide);
-      held.refresh();
-    } }, iconOf(held.chart, one), one.name)));
+  const hide = (button, name, hidden) => {
+    hidden ? held.hidden.add(name) : held.hidden.delete(name);
+    button.setAttribute("aria-pressed", !hidden);
+  };
+  const buttons = series.map((one) => make("button", { type: "button", "aria-pressed": !held.hidden.has(one.name),
+    onclick: (event) => { hide(event.currentTarget, one.name, !held.hidden.has(one.name)); held.refresh(); } },
+  iconOf(held.chart, one), one.name));
+  const all = (label, hidden) => make("button", { type: "button", class: "all", onclick: () => {
+    series.forEach((one, i) => hide(buttons[i], one.name, hidden));
+    held.refresh();
+  } }, label);
+  return make("div", { class: "legend", role: "group", "aria-label": "Series; press to hide" }, ...buttons,
+    ...(series.length > 6 ? [all("all", false), all("none", true)] : []));
 }
 
 /* How a series is drawn: its dash, its shape, or both where points of lines stand alone. */

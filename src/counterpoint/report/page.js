@@ -137,7 +137,8 @@ function differencesTable() {
   const { groups, differences } = report;
   if (groups.length < 2) return "";
   if (!differences.length) return make("p", { class: "note" }, "The runs have the same configuration.");
-  const value = (one) => (one == null ? "–" : visible(typeof one === "string" ? one : JSON.stringify(one)));
+  const written = (one) => (typeof one === "number" ? String(+one.toPrecision(12)) : JSON.stringify(one));
+  const value = (one) => (one == null ? "–" : visible(typeof one === "string" ? one : written(one)));
   const upright = groups.length > FEW && groups.length > differences.length;
   const settings = differences.map((row) => row.setting);
   const [corner, across, down] = upright ? ["run", settings, groups] : ["setting", groups, settings];

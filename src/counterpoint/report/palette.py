@@ -1,4 +1,4 @@
-"""How a series is drawn: a group has one colour, dash and shape in every chart, and colour is never alone. Pure."""
+"""How a series is drawn: a group has one colour in every chart, and one dash and shape where it is one line or point. Pure."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -80,13 +80,20 @@ def quality_chart(
     if not series:
         return None
     counts = {system.name: len(system.results) for system in systems if system.name in columns["series"]}
-    alone = ["of one evaluation with its 95 % interval over questions"] if 1 in counts.values() else []
     return Chart(
         id=id, section="result", title=title, what=f"{title}, a point a system: {', '.join(columns['series'])}",
         series=series, columns=rounded(columns),
-        spec=points(x_title, y_title, series, percent=True, zero=id == "by_tokens", tooltip=("x", "y", "y_low", "y_high")),
-        x="x", lines=False, notes=[*of_how_many(counts, "evaluation"), *alone],
+        spec=points(x_title, y_title, series, percent=True, zero=id == "by_tokens"),
+        x="x", lines=False, notes=of_what(counts, "interval"),
     )  # fmt: skip
+
+
+def of_what(counts: Mapping[str, int], drawn: str) -> list[str]:
+    """Of how many evaluations each point or line is, and what the interval or band of one is."""
+    if set(counts.values()) == {1}:
+        return [f"with 95 % {drawn}s over questions"]
+    single = [f"the {drawn} of one is 95 % over questions"] if 1 in counts.values() else []
+    return [*of_how_many(counts, "evaluation"), *single]
 
 
 def lengths_chart(parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart | None:
@@ -106,12 +113,14 @@ def lengths_chart(parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart 
         tables.append({"series": [name] * len(edges), "tokens": edges.tolist(), "value": share, "low": share, "high": share})
     series, columns = [styles[name] for name in lengths], stacked(tables)
     bins = f"bins of {width} tokens" if width > 1 else "one bin a token"
-    counted = ", ".join(f"{name} {len(its):,}" for name, its in lengths.items())
+    counts = {name: len(its) for name, its in lengths.items()}
+    of_each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    counted = f"signals: {of_each}" if len(set(counts.values())) > 1 else f"{next(iter(counts.values())):,} signals each"
     return Chart(
         id="lengths", section="result", title="Lengths of the signals",
         what="Share of signals by length, before training and after",
         series=series, columns=columns, spec=steps("tokens", "tokens of a signal", "share of signals", series, columns),
-        x="tokens", lines=True, notes=[f"signals: {counted}", bins],
+        x="tokens", lines=True, notes=[counted, bins],
     )  # fmt: skip
 
 
@@ -151,12 +160,11 @@ def pass_chart(groups: Groups, parts: Sequence[Part], styles: Mapping[str, Serie
         )  # fmt: skip
     series, columns = [styles[name] for name in curves], rounded(stacked(tables))
     counts = {name: len(its) for name, its in curves.items()}
-    alone = ["of one evaluation with its 95 % band over questions"] if 1 in counts.values() else []
     return Chart(
         id="pass_at_k", section="result", title="pass@k: at least one of k samples is right",
         what=f"pass@k over k: {', '.join(curves)}", series=series, columns=columns,
         spec=lines("k", "k", "pass@k", series, columns, percent=True), x="k", lines=True,
-        notes=["estimated without bias", *of_how_many(counts, "evaluation"), *alone],
+        notes=["estimated without bias", *of_what(counts, "band")],
     )  # fmt: skip
 
 
