@@ -91,7 +91,7 @@ def test_the_plane_shows_the_responses_of_the_chosen_question(browser, dqo, tmp_
         for question in (questions[0], questions[3]):
             asked = [row for row in said if row["question"] == question]
             label = " ".join(asked[0]["text"].split())
-            page.select_option(".chooser select", label)
+            page.select_option("#chart-plane .chooser select", label)
             rows = drawn(page, "plane")
             assert {row["question"] for row in rows} == {label}
             shown = [(row["series"], row["response"], row["right"], row["times"]) for row in rows]
