@@ -61,7 +61,8 @@ def test_a_finger_reads_a_point_off_and_puts_the_words_away(browser, policies, t
         readout = page.locator("#chart-by_diversity .readout")
         expect(readout).to_be_visible()
         assert readout.inner_text().split("\n") == [
-            "run", "different right answers in 2 samples: 4", "mean reward: 0.75", "mean reward, from: 0.75", "mean reward, to: 0.75",
+            "run", "different right answers in 2 samples: 4",
+            "mean reward: 0.75", "mean reward, from: 0.75", "mean reward, to: 0.75",
         ]  # fmt: skip
         expect(page.locator("#vg-tooltip-element")).to_be_hidden()
         page.touchscreen.tap(180, 5)
@@ -85,19 +86,21 @@ def test_points_are_read_off_with_arrow_keys(browser, policies, tmp_path):
 
 
 def test_a_point_that_stands_alone_has_a_mark_and_a_gap_has_no_line(browser, tmp_path):
-    runs = [
-        made(tmp_path / "one", metrics=rewards([0.5])),
-        made(tmp_path / "gaps", metrics=rewards([0.1, 0.2, None, 0.3, None, 0.4, 0.5])),
-    ]
-    for run, lines, points in zip(runs, (0, 2), (1, 1), strict=True):
+    values = {"one": [0.5], "gaps": [0.1, 0.2, None, 0.3, None, 0.4, 0.5], "two": [0.1, 0.2]}
+    runs = [made(tmp_path / name, metrics=rewards(its)) for name, its in values.items()]
+    for run, lines, points in zip(runs, (0, 2, 1), (1, 1, 0), strict=True):
         with reading(browser, [run], tmp_path / "report.html", "training") as page:
             paths = page.locator("#chart-reward .mark-line path").evaluate_all("all => all.map((one) => one.getAttribute('d'))")
             assert sum("L" in path for path in paths) == lines
             marks = page.locator("#chart-reward .mark-symbol path").all()
             assert len(marks) == points
             assert all(mark.bounding_box()["width"] > 4 for mark in marks)
-            low, high = page.evaluate("views.reward.view.scale('y').domain()")
-            assert low < min(filter(None, values[run.name])) <= max(filter(None, values[run.name])) < high  # no mark is cut
+            value = next(value for value in values[run.name] if value is not None)
+            place, height = page.evaluate("value => [views.reward.view.scale('y')(value), views.reward.view.height()]", value)
+            assert not points or 4 < place < height - 4  # no mark is cut
+            labels = page.locator("#chart-reward .role-axis-label text").all_text_contents()
+            assert "1" in labels
+            assert "1.5" not in labels
 
 
 def test_a_read_out_of_many_long_runs_follows_the_pointer(browser, tmp_path):

@@ -50,7 +50,7 @@ def lines(
     y_axis = {"title": y_title, **({"format": "~%"} if percent else {})}
     across = {
         "field": x, "type": "quantitative", "title": x_title, "scale": {"nice": False},
-        "axis": {"tickMinStep": 1, **APART},
+        "axis": WHOLE | APART,
     }  # fmt: skip
     pieces = {"detail": {"field": "piece"}} if "piece" in columns else {}
     marks = 1 in together(columns)
@@ -95,6 +95,12 @@ def along() -> Spec:
     return {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]", "translate": drag}
 
 
+BROKEN = {"condition": {"test": "datum.value % 1", "value": 0}, "value": 1}
+WHOLE = {
+    "tickMinStep": 1, "format": ",d", "labelExpr": "datum.value % 1 ? '' : datum.label", "gridOpacity": BROKEN,
+    "tickOpacity": BROKEN,
+}  # fmt: skip
+"""An axis of steps, tokens or samples: there is nothing between two."""
 APART = {"labelFlush": False, "labelOverlap": True, "labelSeparation": 8}
 """Labels of an axis that stand at their ticks, and leave some out before they touch."""
 LINE = ("series", "measure", "piece")
