@@ -44,7 +44,7 @@ def told(headlines: list[Document], note: str) -> list[Document]:
 def coarser(chart: Document, most: int) -> Document:
     """A chart of training with lines of at most `most` points, one of responses with fewer questions; others as they are."""
     if chart.get("section") == "training":
-        columns = coarser_lines(chart["columns"], chart["x"], most)
+        columns = coarser_lines(chart["columns"], chart["x"], chart["choose"], most)
         note = f"thinned to {most:,} points a line, so that the report has its size; the extremes of every stretch are kept"
     elif chart.get("choose"):
         columns = first_choices(chart["columns"], chart["choose"], max(1, 24 * most // MOST_POINTS))
@@ -56,16 +56,17 @@ def coarser(chart: Document, most: int) -> Document:
     return chart | {"columns": columns, "notes": [each for each in chart["notes"] if "thinned to" not in each] + [note]}
 
 
-def coarser_lines(columns: Columns, x: str, most: int) -> Columns:
-    """Every series of a table by itself, thinned."""
-    rows: dict[str, list[int]] = {}
-    for i, name in enumerate(columns["series"]):
-        rows.setdefault(name, []).append(i)
+def coarser_lines(columns: Columns, x: str, choice: str, most: int) -> Columns:
+    """Every line of a table by itself, thinned: a series, or one of each `choice`."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for i, line in enumerate(zip(columns["series"], columns[choice or "series"], strict=True)):
+        rows.setdefault(line, []).append(i)
     tables = []
     for at in rows.values():
         table = {("step" if name == x else name): [values[i] for i in at] for name, values in columns.items()}
         tables.append(thin(table, most))
-    return {name: stacked(tables)["step" if name == x else name] for name in columns}
+    table = stacked(tables)
+    return {name: table["step" if name == x else name] for name in columns}
 
 
 def first_choices(columns: Columns, choice: str, most: int) -> Columns:
