@@ -93,6 +93,14 @@ def test_a_pair_without_m_alone_says_what_it_has(tmp_path):
     )
 
 
+def test_of_seeds_some_without_m_alone_it_is_said_which_figures_are_of_how_many(tmp_path):
+    one = pair_at(tmp_path / "pair-0", 0.88, 40.0, difference=0.005)
+    bare = {"trained pair": result(0.5, capable_output_tokens=7.0)}
+    [said] = headlines_of(one, made(tmp_path / "pair-1", "duet", 1, evaluation=evaluation(bare)))
+    assert "M alone was measured in 1 of 2 evaluations: what is said against it is of these" in said.how
+    assert said.sentence.endswith("+0.5 points against M alone, within the noise.")
+
+
 def policy(accuracy, different, at_2):
     return result(accuracy, diversity={"different_correct": estimate(different, 0.1)}, pass_at={"2": estimate(at_2)})
 

@@ -101,6 +101,9 @@ def of_pair(parts: Sequence[Part], who: str, table: Table) -> Headline:
             [*figures, Figure("M's tokens an answer", PLAIN.whole(tokens.value), PLAIN.interval(tokens))],
             how,
         )
+    against = sum(part.result.accuracy_difference is not None for part in parts)
+    if against < len(parts):
+        how.append(f"M alone was measured in {against} of {len(parts)} evaluations: what is said against it is of these")
     saved = shares[0] if len(shares) == 1 else spread([share.value for share in shares])
     saved = Estimate(1 - saved.value, 1 - saved.high, 1 - saved.low)
     of_alone = over_seeds([result.capable_output_tokens for part in parts if (result := alone_of(part))])
@@ -108,7 +111,7 @@ def of_pair(parts: Sequence[Part], who: str, table: Table) -> Headline:
     fewer = f"{PERCENT.whole(saved.value)} fewer" if saved.value >= 0 else f"{PERCENT.whole(-saved.value)} more"
     return Headline(
         f"{who} answers with {fewer} of M's tokens than M alone, and is right {PERCENT.whole(accuracy.value)} of the time: "
-        f"{IN_POINTS.whole(lost.value)} against M alone{within_noise(lost, len(parts))}.",
+        f"{IN_POINTS.whole(lost.value)} against M alone{within_noise(lost, against)}.",
         [
             Figure("M's tokens saved", PERCENT.whole(saved.value), joined(PERCENT.interval(saved), beside)),
             *figures,
