@@ -1,6 +1,7 @@
 """`counterpoint eval`: what a command line turns into, for runs of DQO."""
 
 import json
+import shutil
 
 import pytest
 from matplotlib.image import imread
@@ -9,7 +10,7 @@ from counterpoint import jobs
 from counterpoint.cli import main, screens
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.evaluate.command import evaluate
-from counterpoint.evaluate.results import Evaluation
+from counterpoint.evaluate.results import Evaluation, TrainedBy
 from counterpoint.evaluate.run import EVALUATION, SAMPLES
 from counterpoint.run import Run
 from pairs import recipe_in, tiny_policy
@@ -62,6 +63,27 @@ def test_runs_are_measured_side_by_side_from_where_they_started(runs, capsys):
     assert len(rows) == 3 * 4 * 3
     assert imread(runs[0] / "evaluation.png").shape[:2] == (750, 1200)
     assert not (runs[1] / EVALUATION).exists()
+
+
+def test_an_evaluation_says_which_runs_it_is_of_and_what_was_asked(runs):
+    evaluate([str(run) for run in runs], (), None, quiet=True)
+    evaluation = Evaluation.from_json((runs[0] / EVALUATION).read_text())
+    assert evaluation.trained == {run.name: TrainedBy(Run.open(run).info["id"], 1) for run in runs}
+    assert evaluation.models == {"policy": str(runs[0].parent / "model")}
+    assert evaluation.embedder == Run.open(runs[0]).recipe.model_dump()["diversity"]["embedder"]
+    assert evaluation.asked == {"name": "arithmetic", "grader_options": {}, "on_grader_error": "stop", "options": {}}
+    assert Evaluation.from_json(evaluation.to_json()) == evaluation
+
+
+def test_a_run_of_an_older_version_or_without_metrics_is_measured_too(runs, tmp_path):
+    copies = [tmp_path / run.name for run in runs]
+    for run, copy in zip(runs, copies, strict=True):
+        shutil.copytree(run, copy)
+    info = json.loads((copies[0] / "run.json").read_text())
+    (copies[0] / "run.json").write_text(json.dumps({name: value for name, value in info.items() if name != "id"}))
+    (copies[1] / "metrics.jsonl").unlink()
+    evaluation = evaluate([str(copy) for copy in copies], (), None, quiet=True)
+    assert evaluation.trained == {PLAIN: TrainedBy(Run.open(runs[1]).info["id"], None)}
 
 
 def test_measures_are_of_what_was_trained(runs, tmp_path):

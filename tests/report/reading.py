@@ -20,6 +20,7 @@ def reading(browser: Browser, runs: Sequence[Path], out: Path, tab: str = "", **
         address = f"{out.resolve().as_uri()}{'#' + tab if tab else ''}"
         heard.page.goto(address)
         heard.page.wait_for_selector("html[data-ready]")
+        heard.page.evaluate("() => later")
         yield heard.page
     assert [asked for asked in heard.requests if not asked.startswith((out.resolve().as_uri(), "data:", "blob:"))] == []
     assert (heard.complaints, heard.warnings, heard.dialogs) == ([], [], [])
@@ -31,7 +32,7 @@ def tabs(page: Page) -> list[str]:
 
 def go_to(page: Page, tab: str) -> None:
     """Show a tab, and wait until what is on it is drawn."""
-    page.evaluate("(name) => show(name)", tab)
+    page.evaluate("async (name) => { await show(name); await later; }", tab)
 
 
 def drawn(page: Page, chart: str) -> list[dict[str, Any]]:

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
+import sys
 import xml.dom.minidom
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -85,3 +88,26 @@ def test_what_is_no_run_is_said(tmp_path, capsys):
 def test_watching_goes_with_no_file(tmp_path, option, capsys):
     assert main(["report", str(tmp_path), "--watch", *option]) == 1
     assert "--watch serves the report" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text are Linux's")
+def test_a_directory_whose_name_is_no_text_is_reported(tmp_path, capsys):
+    run = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run \xff"))
+    made(tmp_path / "run").rename(run)
+    (run / "config.toml").unlink()
+    for out in ([], ["--json"], ["--figures", str(run / "figures")]):
+        assert main(["report", str(run), *out]) == 0
+    printed = capsys.readouterr().out
+    assert "run \ufffd/report.html: " in printed
+    html = (run / "report.html").read_text("utf-8")
+    assert "counterpoint eval $&#x27;" in html
+    assert "/run \\xff&#x27;" in html
+    missing = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    assert main(["report", str(missing)]) == 1
+    assert "there is no run directory" in capsys.readouterr().err
+
+
+def test_a_run_that_is_given_twice_is_said_to_be_counted_once(tmp_path, capsys):
+    run = str(made(tmp_path / "run"))
+    assert main(["report", run, run]) == 0
+    assert f"{run} was given more than once, and is counted once" in capsys.readouterr().out

@@ -54,7 +54,7 @@ def test_the_result_of_duet_is_its_evaluation_with_every_baseline(browser, duet,
         inside = {row["tokens"]: sum(0 <= s["capable_output_tokens"] - row["tokens"] < width for s in said) for row in bins}
         assert {row["tokens"]: row["value"] for row in bins} == near({at: count / len(said) for at, count in inside.items()})
         sentence = page.locator(".sentence").inner_text()
-        assert f"right {100 * systems['trained pair']['accuracy']['value']:.1f} % of the time" in sentence
+        assert f"right {100 * systems['trained pair']['accuracy']['value']:.1f}\u00a0% of the time" in sentence
         assert page.locator(".headline dd strong").count() == 3
 
 
@@ -89,10 +89,11 @@ def test_the_plane_shows_the_responses_of_the_chosen_question(browser, dqo, tmp_
     questions = list(dict.fromkeys(row["question"] for row in said))
     with reading(browser, dqo, tmp_path / "report.html", "answers") as page:
         for question in (questions[0], questions[3]):
-            page.select_option(".chooser select", question)
-            rows = drawn(page, "plane")
-            assert {row["question"] for row in rows} == {question}
             asked = [row for row in said if row["question"] == question]
+            label = " ".join(asked[0]["text"].split())
+            page.select_option("#chart-plane .chooser select", label)
+            rows = drawn(page, "plane")
+            assert {row["question"] for row in rows} == {label}
             shown = [(row["series"], row["response"], row["right"], row["times"]) for row in rows]
             expected = {(row["system"], row["response"], row["correct"] == 1) for row in asked}
             assert {one[:3] for one in shown} == expected

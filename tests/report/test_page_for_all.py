@@ -2,12 +2,14 @@
 
 import csv
 import io
+from importlib.resources import files
 
 import pytest
 
 pytest.importorskip("playwright", reason="pages are tested with playwright, which is not installed")
 from playwright.sync_api import expect
 
+from report.made import made
 from report.reading import charts_on, drawn, go_to, line_of, reading, tabs
 from report.runs import STEPS, lines, metrics_of, systems_of
 
@@ -195,7 +197,7 @@ def test_without_scripts_the_answer_is_there(browser, duet, tmp_path):
     page = context.new_page()
     page.goto((tmp_path / "report.html").as_uri())
     accuracy = systems_of(duet)["trained pair"]["accuracy"]["value"]
-    assert f"right {100 * accuracy:.1f} %" in page.locator(".sentence").inner_text()
+    assert f"right {100 * accuracy:.1f}\u00a0%" in page.locator(".sentence").inner_text()
     assert "need JavaScript" in page.locator("noscript p").inner_text()
     context.close()
 
@@ -208,3 +210,47 @@ def test_everything_needed_to_run_it_again_is_on_the_page(browser, duet, tmp_pat
         page.click(".runs summary")
         assert page.locator(".runs pre").inner_text().strip() == (duet / "config.toml").read_text().strip()
         assert len(lines(duet / "metrics.jsonl")) == STEPS
+
+
+def test_many_runs_are_folded_and_what_differs_is_a_row_a_run(browser, tmp_path):
+    runs = [made(tmp_path / f"recipe-{i}", overrides=[f"policy.learning_rate={i + 1}e-5", f"dqo.samples={4 + i % 2}"])
+            for i in range(33)]  # fmt: skip
+    runs.append(made(tmp_path / "broken", overrides=["dqo.samples=8"], status={"status": "failed", "error": "no more"}))
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with reading(browser, runs, tmp_path / "report.html", "runs", **phone) as page:
+        cards = page.locator(".runs > details")
+        assert cards.count() == 34
+        assert cards.evaluate_all("all => all.filter((one) => one.open).map((one) => one.querySelector('h3').innerText)") == [
+            "broken"
+        ]
+        assert page.evaluate("document.documentElement.scrollHeight") < 5 * 740
+        assert page.evaluate(FITS)
+        cards.first.locator("summary").first.focus()
+        page.keyboard.press("Enter")
+        assert "finished" in cards.first.locator("dl").inner_text()
+        table = page.locator("#differences")
+        assert [cell.inner_text() for cell in table.locator("thead th").all()] == ["run", "dqo.samples", "policy.learning_rate"]
+        assert table.locator("tbody tr").count() == 34
+        last = table.locator("tbody tr").last
+        assert last.locator("th").inner_text() == "broken"
+        assert last.locator("td").all_inner_texts()[0] == "8"
+
+
+def test_a_group_has_one_colour_in_every_chart(browser, dqo, tmp_path):
+    with reading(browser, dqo, tmp_path / "report.html") as page:
+        charts = page.evaluate("report.charts.map((chart) => chart.series)")
+        colours = {}
+        for name, colour in ((one["name"], one["colour"]) for series in charts for one in series):
+            colours.setdefault(name, set()).add(colour)
+        assert colours["start"] == {0}
+        of_runs = [colours[directory.name] for directory in dqo]
+        assert [len(found) for found in of_runs] == [1, 1]
+        assert of_runs[0] != of_runs[1]
+
+
+def test_the_pages_parts_can_be_read():
+    folder = files("counterpoint.report")
+    parts = [part for part in folder.iterdir() if part.name.endswith((".js", ".css"))]
+    assert len(parts) == 5
+    for part in parts:
+        assert max(map(len, part.read_text("utf-8").splitlines())) <= 130, part.name

@@ -95,6 +95,21 @@ def test_what_the_next_checkpoint_no_longer_says_is_struck_out(browser, tmp_path
         assert [[part.strip() for part in parts] for parts in struck] == [["add", "then tens"], ["ones first so"], []]
 
 
+def test_runs_of_one_name_can_each_be_chosen(browser, tmp_path):
+    runs = []
+    for folder in ("monday", "tuesday"):
+        rows = [said(system, "q", f"{system} of {folder}", text=f"asked on {folder}") for system in ("start", "run")]
+        runs.append(made(tmp_path / folder / "run", evaluation=evaluation({name: result(0.5) for name in ("start", "run")}),
+                         evaluation_samples=rows))  # fmt: skip
+    with reading(browser, runs, tmp_path / "report.html", "samples") as page:
+        select = page.locator(".filters select")
+        assert select.locator("option").all_inner_texts() == ["run (1 of 2)", "run (2 of 2)"]
+        for index, folder in ((1, "tuesday"), (0, "monday"), (1, "tuesday")):
+            select.select_option(index=index)
+            assert page.locator(".detail .ask").inner_text() == f"asked on {folder}"
+            assert select.evaluate("one => one.selectedIndex") == index
+
+
 HOSTILE = {
     "markup": "<b>bold</b> & <!-- gone --> &lt;kept&gt;",
     "script": "<script>window.hit = 1</script></script><script>window.hit = 2</script>",
@@ -157,8 +172,8 @@ def test_nothing_that_a_model_wrote_runs_and_all_of_it_is_text(browser, hostile,
 
 def test_the_text_beside_a_point_is_text(browser, hostile, tmp_path):
     with reading(browser, [hostile], tmp_path / "report.html", "answers") as page:
-        for name, text in SHOWN.items():
-            page.select_option(".chooser select", name)
+        for i, (name, text) in enumerate(SHOWN.items()):
+            page.select_option("#chart-plane .chooser select", index=i)
             rows = drawn(page, "plane")
             assert {row["response"] for row in rows} == {HOSTILE[name]}
             page.locator("#chart-plane .mark-symbol path").first.hover(force=True)

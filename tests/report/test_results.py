@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from counterpoint.evaluate.metrics import pass_at_k, pass_at_k_Q
+from counterpoint.evaluate.metrics import bootstrap_interval, pass_at_k, pass_at_k_Q
 from counterpoint.report.document import document_of
 from counterpoint.report.read import read_run
 from counterpoint.report.results import principal_components
-from report.made import evaluation, made, result, said
+from report.made import estimate, evaluation, made, result, said
 from report.runs import lines
 
 
@@ -57,6 +57,31 @@ def test_the_curve_of_right_and_wrong_answers_is_the_estimate_without_bias(tmp_p
     assert chart.columns["value"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_accuracy_against_tokens_has_intervals_on_both_axes(tmp_path):
+    tokens = {"q0": 10, "q1": 20, "q2": 60}
+    rows = [said("trained pair", question, "x", capable_output_tokens=count) for question, count in tokens.items()]
+    systems = {"trained pair": result(0.5, capable_output_tokens=30.0), "M alone": result(0.9, capable_output_tokens=80.0)}
+    run = made(tmp_path / "run", "duet", evaluation=evaluation(systems, samples=1), evaluation_samples=rows)
+    columns = charts_of(run)["by_tokens"].columns
+    shown = {name: ends for name, *ends in zip(*(columns[c] for c in ("series", "x_low", "x", "x_high")), strict=True)}
+    low, high = bootstrap_interval([10, 20, 60])
+    assert shown["trained pair"] == pytest.approx([low, 30, high], rel=1e-5)
+    assert low < 30 < high
+    assert shown["M alone"] == [80, 80, 80]  # its responses are not there
+    # nor is there an interval of responses that are not those of the evaluation
+    made(run, "duet", evaluation=evaluation(systems, samples=1), evaluation_samples=rows[:2])
+    assert charts_of(run)["by_tokens"].columns["x_low"] == [30, 80]
+
+
+def test_a_question_in_the_plane_is_called_by_what_it_asks(tmp_path):
+    texts = {"q0": "What is\n 3 + 4?", "q1": "Same?", "q2": "Same?", "q3": "x" * 1000}
+    rows = [said("run", question, "a") | {"text": text} for question, text in texts.items()]
+    run = made(tmp_path / "run", evaluation=evaluation({"start": result(0.5), "run": result(0.5)}), evaluation_samples=rows)
+    asked = charts_of(run)["plane"].columns["question"]
+    assert asked[:3] == ["What is 3 + 4?", "Same? (q1)", "Same? (q2)"]
+    assert asked[3] == f"{'x' * 160}… [840 more characters]"
+
+
 def test_responses_that_are_the_same_are_one_point_in_one_place(tmp_path):
     texts = {"start": ["a b", "a b", "c d"], "run": ["a b", "e f", "a b"]}
     rows = [said(system, "q", text, float(text == "a b")) for system, its in texts.items() for text in its]
@@ -91,7 +116,35 @@ def test_policies_that_were_evaluated_apart_share_a_plane_and_seeds_are_shown_on
 def test_a_run_may_be_called_like_a_colour(tmp_path):
     run = made(tmp_path / "series-1", evaluation=evaluation({"start": result(0.5), "series-1": result(0.7)}),
                evaluation_samples=[said("start", "q", "a"), said("series-1", "q", "b")])  # fmt: skip
-    from counterpoint.report.charts import LIGHT, complete
+    from counterpoint.report.charts import complete
+    from counterpoint.report.palette import LIGHT
 
     spec = complete(charts_of(run)["plane"], LIGHT, legend=True)
     assert spec["encoding"]["stroke"]["scale"] == {"domain": ["start", "series-1"], "range": list(LIGHT["series"][:2])}
+
+
+def test_lengths_are_of_all_pairs_and_seeds(tmp_path):
+    runs = []
+    for name, seed, budget, length in (("a-0", 0, 8, 3), ("a-1", 1, 8, 5), ("b", 0, 9, 7)):
+        lengths = {"untrained pair": 9, "trained pair": length}
+        rows = [said(system, f"q{i}", "x", capable_output_tokens=tokens) for system, tokens in lengths.items() for i in range(2)]
+        measured = evaluation({system: result(0.5) for system in lengths}) | {"seed": seed}
+        runs.append(made(tmp_path / name, "duet", seed=seed, overrides=[f"duet.max_signal_tokens={budget}"],
+                         evaluation=measured, evaluation_samples=rows))  # fmt: skip
+    chart = charts_of(*runs)["lengths"]
+    shares = {}
+    for name, tokens, share in zip(*(chart.columns[column] for column in ("series", "tokens", "value")), strict=True):
+        if share:
+            shares.setdefault(name, {})[tokens] = share
+    assert shares == {"untrained pair": {9: 1.0}, "trained pair · a": {3: 0.5, 5: 0.5}, "trained pair · b": {7: 1.0}}
+    assert chart.notes == ["signals: untrained pair 4, trained pair · a 4, trained pair · b 2", "one bin a token"]
+
+
+def test_what_is_of_one_evaluation_is_not_called_a_median(tmp_path):
+    runs = []
+    for name, seed, overrides in (("a-0", 0, []), ("a-1", 1, []), ("b", 0, ["diversity.shaper=none"])):
+        systems = {system: result(0.5) | {"diversity": {"vendi_score": estimate(2.0)}} for system in ("start", name)}
+        runs.append(made(tmp_path / name, seed=seed, overrides=overrides, evaluation=evaluation(systems) | {"seed": seed}))
+    assert charts_of(*runs)["by_diversity"].notes == [
+        "start, a: median and range of 2 evaluations", "b: one evaluation", "the interval of one is 95\u00a0% over questions",
+    ]  # fmt: skip

@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterpoint.report.series import median_and_range, rounded, stacked, thin
+from counterpoint.report.series import median_and_range, of_how_many, pieces, rounded, stacked, thin
 
 numbers = st.integers(1, 400).flatmap(lambda count: st.lists(st.floats(-1e6, 1e6), min_size=count, max_size=count))
 
@@ -61,3 +61,20 @@ def test_numbers_keep_six_digits_and_whole_numbers_and_texts_all():
 def test_tables_are_stacked():
     assert stacked([{"a": [1], "b": [2]}, {"a": [3], "b": [4]}]) == {"a": [1, 3], "b": [2, 4]}
     assert stacked([]) == {}
+
+
+def test_it_is_said_of_how_many_each_is():
+    assert of_how_many({"a": 1, "b": 1}, "seed") == []
+    assert of_how_many({"a": 5, "b": 5}, "seed") == ["median and range of 5 seeds"]
+    assert of_how_many({"a": 1, "b": 5, "c": 1}, "seed") == ["b: median and range of 5 seeds", "a, c: one seed"]
+    many = {"a": 2, **{f"x{i}": 1 for i in range(4)}}
+    assert of_how_many(many, "evaluation") == ["a: median and range of 2 evaluations", "the others: one evaluation"]
+
+
+def test_a_line_is_in_pieces_where_no_seed_has_a_number():
+    nan = math.nan
+    one = [{1: 1.0, 2: nan, 3: 2.0, 5: 3.0}]
+    assert pieces(one, median_and_range(one)) == [0, 1, 1]
+    two = [{1: 1.0, 2: nan, 3: nan, 4: 1.0}, {1: 1.0, 2: 2.0, 3: nan, 4: 1.0}]
+    assert pieces(two, median_and_range(two)) == [0, 0, 1]
+    assert pieces([{1: nan}], median_and_range([{1: nan}])) == []

@@ -17,13 +17,24 @@ from counterpoint.evaluate.baselines import System, capable_alone, light_alone, 
 from counterpoint.evaluate.diversity import check_packages
 from counterpoint.evaluate.gateway import CAPABLE, policies_of
 from counterpoint.evaluate.plot import plot, plot_diversity
-from counterpoint.evaluate.results import Evaluation, Measures, Shapes
-from counterpoint.evaluate.run import REFERENCE, START, Speakers, evaluate_pair, evaluate_systems
+from counterpoint.evaluate.results import Evaluation, Measures, Shapes, TrainedBy
+from counterpoint.evaluate.run import (
+    BEFORE,
+    LIGHT_ALONE,
+    REFERENCE,
+    SOLO,
+    START,
+    TRAINED_PAIR,
+    Speakers,
+    embedder_name,
+    evaluate_pair,
+    evaluate_systems,
+)
 from counterpoint.evaluate.show import print_diversity, print_table
 from counterpoint.flops import shape_of
 from counterpoint.jobs import alone_recipe, speaker_of, task_of
 from counterpoint.policy.prompting import Speaker
-from counterpoint.run import CONFIG, Run
+from counterpoint.run import CONFIG, Run, read_metrics
 
 NOT_OF_THE_RESULT = frozenset(
     f"run.{name}" for name in ("name", "directory", "loggers", "checkpoint_every", "keep_checkpoints", "sample_every")
@@ -84,7 +95,7 @@ def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Cons
     with progress(console, quiet) as on_progress:
         measure = {"measures": measures_of(recipe, capable, light), "directory": out, "on_progress": on_progress}
         if directory is None:
-            systems = {REFERENCE: capable_alone(capable), "m alone": light_alone(light), "untrained pair": pair(capable, light)}
+            systems = {REFERENCE: capable_alone(capable), LIGHT_ALONE: light_alone(light), BEFORE: pair(capable, light)}
             evaluation = evaluate_systems(systems, task, recipe, **measure)
         else:
             run = Run.open(directory)
@@ -93,6 +104,7 @@ def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Cons
                     f"{directory} is a run of kind {run.kind}, without a pair; evaluate the run that `counterpoint duet` made"
                 )
             solo = solo_model(run, frozen["capable"]) if recipe.evaluation.solo else None
+            trained_by = by_runs({TRAINED_PAIR: run} | ({SOLO: Run.open(solo_beside(run))} if solo else {}))
             speakers = Speakers(
                 initial_capable=capable,
                 initial_light=light,
@@ -100,7 +112,7 @@ def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Cons
                 trained_light=speaker_of(trained_model(run, "light", frozen["light"]), task.instruction),
                 solo_capable=speaker_of(solo, task.instruction) if solo else None,
             )
-            evaluation = evaluate_pair(speakers, task, recipe, **measure)
+            evaluation = evaluate_pair(speakers, task, recipe, trained_by=trained_by, **measure)
             if speakers.solo_capable is None:
                 console.print(f"To see what m contributes, train M alone too: counterpoint duet {directory}/config.toml --alone")
     print_table(evaluation, console)
@@ -126,12 +138,30 @@ def of_gateway(url: str, recipe: DuetRecipe, out: Path, console: Console, quiet:
     return evaluation
 
 
+def solo_beside(run: Run) -> Path:
+    """Where M trained alone for a pair is, if it was."""
+    return run.directory.with_name(f"{run.directory.name}-alone")
+
+
+def by_runs(systems: Mapping[str, Run]) -> dict[str, TrainedBy]:
+    """By which run and after which step each system was trained; without those of older versions, which have no id."""
+    return {name: TrainedBy(str(run.info["id"]), last_step(run)) for name, run in systems.items() if run.info.get("id")}
+
+
+def last_step(run: Run) -> int | None:
+    """The last step that a run wrote down; None where its metrics are lost or damaged: it is measured all the same."""
+    try:
+        return max((int(line["step"]) for line in read_metrics(run.directory)), default=None)
+    except RunError:
+        return None
+
+
 def solo_model(run: Run, config: ModelConfig) -> ModelConfig | None:
     """`config` for M trained alone, of the run beside the pair's whose name ends in -alone; None if none has finished.
 
     Raises `RunError` if that run is not the baseline of this one: the pair was trained again with other settings, say.
     """
-    beside = run.directory.with_name(f"{run.directory.name}-alone")
+    beside = solo_beside(run)
     if not (beside / "models" / "capable").is_dir():
         return None
     other, expected = Run.open(beside), alone_recipe(of_kind(run.recipe, DuetRecipe))
@@ -166,17 +196,20 @@ def of_policies(directories: Sequence[Path], recipe: DqoRecipe, out: Path, conso
     frozen = recipe.policy.model_copy(update={"train": False})
     start = speaker_of(frozen, task.instruction)
     systems: dict[str, System] = {START: responder(start)}
+    runs: dict[str, Run] = {}
     for directory in directories:
         run = Run.open(directory)
         policy = of_kind(run.recipe, DqoRecipe).policy
         if run.recipe.run.name in systems:
             raise ConfigError(f"{directory}: there is a {run.recipe.run.name} in the table already; name the runs differently")
+        runs[run.recipe.run.name] = run
         systems[run.recipe.run.name] = responder(speaker_of(trained_model(run, "policy", policy), task.instruction))
     measures = measures_of(recipe, start, start)
     with progress(console, quiet) as on_progress:
         evaluation = evaluate_systems(
-            systems, task, recipe, measures=measures, directory=out, on_progress=on_progress, reference=START
-        )
+            systems, task, recipe, measures=measures, directory=out, on_progress=on_progress, reference=START,
+            trained_by=by_runs(runs),
+        )  # fmt: skip
     print_diversity(evaluation, console)
     return evaluation
 
@@ -199,9 +232,7 @@ def check_alike(directories: Sequence[Path]) -> None:
 def measures_of(recipe: Recipe, capable: Speaker, light: Speaker) -> Measures:
     """What is counted beside accuracy and tokens."""
     shapes = Shapes(shape_of(capable.policy.model.config), shape_of(light.policy.model.config))  # pyright: ignore
-    name = recipe.evaluation.embedder
-    if name is None and isinstance(recipe, DqoRecipe):
-        name = recipe.diversity.embedder
+    name = embedder_name(recipe)
     if name is not None:
         check_packages()
     if name == "policy":

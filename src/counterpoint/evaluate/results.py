@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,16 @@ class Result:
 
 
 @dataclass(frozen=True)
+class TrainedBy:
+    """The run that trained a system, which its name alone does not tell from another's."""
+
+    run: str
+    """The id in its run.json."""
+    step: int | None
+    """Its last step, when it was measured; None where its metrics do not say."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Systems measured on the same questions with the same settings."""
 
@@ -109,6 +119,14 @@ class Evaluation:
     systems: dict[str, Result]
     auto: Auto | None = None
     """For a trained pair: what a gateway's policy `auto` would do."""
+    trained: dict[str, TrainedBy] = field(default_factory=dict)
+    """System -> its run; without those that no run trained, and empty where an older version measured."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """The recipe's task, as far as it decides what is asked and how it is graded; empty where an older version measured."""
+    models: dict[str, str] = field(default_factory=dict)
+    """Role -> the recipe's model, as it was before training; empty where an older version measured."""
+    embedder: str | None = None
+    """What the measures of diversity are of; None without them, and where an older version measured."""
 
     def to_json(self) -> str:
         return json_text(asdict(self))
@@ -118,9 +136,10 @@ class Evaluation:
         """What `to_json` wrote. Raises `RunError`."""
         try:
             values = json.loads(text)
-            systems = {name: _result_from(result) for name, result in values.pop("systems").items()}
+            systems = {name: result_from(result) for name, result in values.pop("systems").items()}
             auto = values.pop("auto", None)
-            return cls(**values, systems=systems, auto=Auto.of(auto) if auto else None)
+            trained = {name: TrainedBy(**by) for name, by in values.pop("trained", {}).items()}
+            return cls(**values, systems=systems, auto=Auto.of(auto) if auto else None, trained=trained)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"this is no evaluation of this version ({type(error).__name__}: {error}); evaluate again") from error
 
@@ -228,7 +247,8 @@ def _mean_capable_output(measured: Measured) -> float:
     return statistics.fmean(token_counts(attempt)["capable_output_tokens"] for group in measured.attempts for attempt in group)
 
 
-def _result_from(values: dict[str, Any]) -> Result:
+def result_from(values: dict[str, Any]) -> Result:
+    """A system of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` for what is none."""
     difference = values["accuracy_difference"]
     estimates = {
         "accuracy": Estimate(**values["accuracy"]),

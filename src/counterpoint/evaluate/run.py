@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from counterpoint.config import DuetRecipe, Recipe
+from counterpoint.config import DqoRecipe, DuetRecipe, Recipe
 from counterpoint.errors import DataError, GraderError
 from counterpoint.evaluate.auto import Auto, BothWays, set_threshold
 from counterpoint.evaluate.baselines import (
@@ -23,7 +23,7 @@ from counterpoint.evaluate.baselines import (
     pair,
     settings_of,
 )
-from counterpoint.evaluate.results import Evaluation, Measured, Measures, summarise, token_counts
+from counterpoint.evaluate.results import Evaluation, Measured, Measures, TrainedBy, summarise, token_counts
 from counterpoint.files import write_text
 from counterpoint.policy.prompting import Speaker
 from counterpoint.rl.types import Question
@@ -35,10 +35,15 @@ PARTIAL = "evaluation_samples.partial.jsonl"
 """Samples of the systems measured so far; renamed when all are."""
 REFERENCE, TRAINED_PAIR = "M alone", "trained pair"
 """What every system is compared with, and what is measured first: its signals set the cut of the others."""
+BEFORE, LIGHT_ALONE, SOLO = "untrained pair", "m alone", "M trained alone"
+"""The pair before training, m without a signal before training, and M trained with the same penalty and without m."""
 UNAIDED = "trained m alone"
 """What `auto`'s threshold is set from; in the file of samples, but no system of the table."""
 START = "start"
 """What DQO's policies are compared with: the model that they started from."""
+
+LIMITS = ("train_limit", "test_limit")
+"""Of a recipe's task, what does not decide how a question is asked: an evaluation says how many there were."""
 
 Progress = Callable[[str, int, int], None]
 """(system, questions done, questions in all)."""
@@ -64,6 +69,7 @@ def evaluate_pair(
     measures: Measures | None = None,
     directory: Path | None = None,
     on_progress: Progress | None = None,
+    trained_by: Mapping[str, TrainedBy] | None = None,
 ) -> Evaluation:
     """The trained pair against every baseline that could explain its gain away; see `evaluate_systems`.
 
@@ -80,19 +86,19 @@ def evaluate_pair(
     capable, light = speakers.initial_capable, speakers.initial_light
     systems = {
         REFERENCE: capable_alone(capable),
-        "m alone": light_alone(light),
-        "untrained pair": pair(capable, light),
+        LIGHT_ALONE: light_alone(light),
+        BEFORE: pair(capable, light),
         "M cut, then m": capable_cut_then_light(capable, light, budget),
         "M cut, then answers": capable_cut_then_answers(capable, budget),
     }
     if speakers.solo_capable:
-        systems["M trained alone"] = capable_alone(speakers.solo_capable)
+        systems[SOLO] = capable_alone(speakers.solo_capable)
     measure_into(measured, systems, questions, task, recipe, directory, on_progress)
     unaided = {UNAIDED: light_alone_with_confidence(speakers.trained_light)}
     measure_into(measured, unaided, questions, task, recipe, directory, on_progress)
     auto = set_threshold(both_ways(measured.pop(UNAIDED), measured[TRAINED_PAIR]))
     measured[TRAINED_PAIR] = measured.pop(TRAINED_PAIR)  # first measured, last shown
-    return _conclude(measured, questions, task, recipe, measures, directory, budget, auto=auto)
+    return _conclude(measured, questions, task, recipe, measures, directory, budget, auto=auto, trained_by=trained_by)
 
 
 def evaluate_systems(
@@ -104,11 +110,13 @@ def evaluate_systems(
     directory: Path | None = None,
     on_progress: Progress | None = None,
     reference: str = REFERENCE,
+    trained_by: Mapping[str, TrainedBy] | None = None,
 ) -> Evaluation:
     """Measure systems on the same test questions, with the settings of `recipe.evaluation`.
 
     Comparisons are with the system named `reference`, if there is one. With `directory`, evaluation.json and
     evaluation_samples.jsonl are written there; until all is measured, evaluation_samples.partial.jsonl holds what was.
+    `trained_by` says which run a system is of.
 
     Raises:
         DataError: there are no systems or no test questions, or a question does not fit into a model's context.
@@ -119,7 +127,7 @@ def evaluate_systems(
     questions = questions_of(task, recipe)
     measured: dict[str, Measured] = {}
     measure_into(measured, systems, questions, task, recipe, directory, on_progress)
-    return _conclude(measured, questions, task, recipe, measures, directory, reference=reference)
+    return _conclude(measured, questions, task, recipe, measures, directory, reference=reference, trained_by=trained_by)
 
 
 def questions_of(task: Task, recipe: Recipe) -> list[Question]:
@@ -129,6 +137,12 @@ def questions_of(task: Task, recipe: Recipe) -> list[Question]:
             f"task {task.name!r} has no test questions to evaluate on; give it some, or set test_share in its options"
         )
     return task.evaluated_questions(recipe.evaluation.questions)
+
+
+def embedder_name(recipe: Recipe) -> str | None:
+    """With what a recipe's evaluation compares responses; None: not at all."""
+    of_training = recipe.diversity.embedder if isinstance(recipe, DqoRecipe) else None
+    return recipe.evaluation.embedder or of_training
 
 
 def measure_into(
@@ -212,6 +226,7 @@ def _conclude(
     cut_budget: int | None = None,
     reference: str = REFERENCE,
     auto: Auto | None = None,
+    trained_by: Mapping[str, TrainedBy] | None = None,
 ) -> Evaluation:
     """The evaluation out of what was measured, written to `directory` if there is one."""
     settings = recipe.evaluation
@@ -234,6 +249,10 @@ def _conclude(
             for name, system in measured.items()
         },
         auto=auto,
+        trained=dict(trained_by or {}),
+        asked=recipe.task.model_dump(exclude=set(LIMITS), exclude_none=True),
+        models={role: model.model for role, model in recipe.models.items()},
+        embedder=embedder_name(recipe) if measures and measures.embedder else None,
     )
     if directory is not None:
         (directory / PARTIAL).replace(directory / SAMPLES)

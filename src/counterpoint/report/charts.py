@@ -1,36 +1,14 @@
-"""Charts as Vega-Lite: what a chart is, how lines and points are drawn, in colours that everybody can tell apart."""
+"""Charts as Vega-Lite: what a chart is, and how lines and points are drawn."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from counterpoint.report.palette import Series
 from counterpoint.report.series import Columns
 
 Spec = dict[str, Any]
-
-COLOURS = 7
-"""Colours of the palette; further series take them again, with another dash and shape."""
-DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3), (4, 1), (12, 4), (1, 3))
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
-"""A series is known by its dash or shape too: colour is never alone."""
-# Okabe and Ito's colours, darkened or lightened until each stands out from the page by 3 : 1
-LIGHT = {
-    "ink": "#211f1c", "quiet": "#655f58", "line": "#e4e0da",
-    "series": ("#0064a3", "#b05000", "#007a5a", "#a4457c", "#000000", "#2b7fb0", "#8a6a00"),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Series:
-    """How one series of a chart is drawn: an index into the palette, and into dashes and shapes."""
-
-    name: str
-    colour: int
-    style: int
-
-    def to_json(self) -> Spec:
-        style = self.style % len(DASHES)
-        return {"name": self.name, "colour": self.colour % COLOURS, "dash": list(DASHES[style]), "shape": SHAPES[style]}
 
 
 @dataclass(frozen=True)
@@ -57,47 +35,91 @@ class Chart:
 
 
 def lines(
-    x: str, x_title: str, y_title: str, series: Sequence[Series], band: bool, percent: bool = False, zero: bool = False
+    x: str,
+    x_title: str,
+    y_title: str,
+    series: Sequence[Series],
+    columns: Columns,
+    percent: bool = False,
+    zero: bool = False,
 ) -> Spec:
-    """Lines over x, with the `band` from `low` to `high` or without; drag and scroll with Shift move along x."""
+    """Lines over x with the range from `low` to `high`, where `columns` have one. Drag and scroll with Shift move along x.
+
+    A line is drawn piece by piece, if there is a column "piece"; a point that stands alone in its piece has a mark.
+    """
     y_axis = {"title": y_title, **({"format": "~%"} if percent else {})}
-    across = {"field": x, "type": "quantitative", "title": x_title, "scale": {"nice": False}, "axis": {"tickMinStep": 1}}
+    across = {
+        "field": x, "type": "quantitative", "title": x_title, "scale": {"nice": False},
+        "axis": WHOLE | APART,
+    }  # fmt: skip
+    pieces = {"detail": {"field": "piece"}} if "piece" in columns else {}
+    marks = 1 in together(columns)
+    scale = {"zero": zero, "nice": not marks, **({"padding": 8} if marks else {})}  # a mark at the edge is not cut in half
+    up = {"field": "value", "type": "quantitative", "title": y_title, "axis": y_axis, "scale": scale}
+    span = {
+        "y": {"field": "low", "type": "quantitative", "title": y_title},
+        "y2": {"field": "high"},
+        "color": colour_of(series),
+    }
     area = {
         "transform": [{"filter": "datum.low < datum.high"}],
         "mark": {"type": "area", "opacity": 0.18, "tooltip": False},
-        "encoding": {
-            "y": {"field": "low", "type": "quantitative", "title": y_title},
-            "y2": {"field": "high"},
-            "color": colour_of(series),
-        },
+        "encoding": span | pieces,
     }
     line = {
         "mark": {"type": "line", "strokeWidth": 1.6, "strokeJoin": "round", "tooltip": False},
-        "params": [
-            {
-                "name": "along",
-                "select": {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"},
-                "bind": "scales",
-            }
-        ],
-        "encoding": {
-            "y": {
-                "field": "value",
-                "type": "quantitative",
-                "title": y_title,
-                "axis": y_axis,
-                "scale": {"zero": zero, "nice": True},
-            },
-            "color": colour_of(series),
-            "strokeDash": {
-                "field": "series",
-                "type": "nominal",
-                "scale": {"domain": [s.name for s in series], "range": [list(DASHES[s.style % len(DASHES)]) for s in series]},
-                "title": None,
-            },
-        },
+        "params": [{"name": "along", "select": along(), "bind": "scales"}],
+        "encoding": {"y": up, "color": colour_of(series), "strokeDash": dash_of(series), **pieces},
     }
-    return {"encoding": {"x": across}, "layer": [area, line] if band else [line]}
+    # a picture's legend has the dashes, or the shapes where there are no lines
+    key = {} if together(columns) == {1} else {"legend": None}
+    alone = [
+        {
+            "transform": alone_in(columns),
+            "mark": {"type": "rule", "strokeWidth": 1.4, "opacity": 0.5, "tooltip": False},
+            "encoding": span,
+        },
+        {
+            "transform": alone_in(columns),
+            "mark": {"type": "point", "filled": True, "opacity": 1, "size": 60, "tooltip": False},
+            "encoding": {"y": up, "color": colour_of(series), "shape": shape_of(series) | key},
+        },
+    ]
+    layers = [*([area] if has_band(columns) else []), line, *(alone if marks else [])]
+    return {"encoding": {"x": across}, "layer": layers}
+
+
+def along() -> Spec:
+    """Moving a chart along x, by the mouse alone: a finger that goes over the chart scrolls the page."""
+    drag = "[pointerdown[event.pointerType === 'mouse'], window:pointerup] > window:pointermove!"
+    return {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]", "translate": drag}
+
+
+BROKEN = {"condition": {"test": "datum.value % 1", "value": 0}, "value": 1}
+WHOLE = {
+    "tickMinStep": 1, "format": ",d", "labelExpr": "datum.value % 1 ? '' : datum.label", "gridOpacity": BROKEN,
+    "tickOpacity": BROKEN,
+}  # fmt: skip
+"""An axis of steps, tokens or samples: there is nothing between two."""
+APART = {"labelFlush": False, "labelOverlap": True, "labelSeparation": 8}
+"""Labels of an axis that stand at their ticks, and leave some out before they touch."""
+LINE = ("series", "measure", "piece")
+"""Columns whose values, where there are such columns, a line's points have alike."""
+
+
+def line_names(columns: Columns) -> list[str]:
+    return [name for name in LINE if name in columns]
+
+
+def alone_in(columns: Columns) -> list[Spec]:
+    """Leaves the points that nothing is joined to."""
+    count = {"joinaggregate": [{"op": "count", "as": "together"}], "groupby": line_names(columns)}
+    return [count, {"filter": "datum.together == 1"}]
+
+
+def together(columns: Columns) -> set[int]:
+    """How many points the pieces of lines have."""
+    return set(Counter(zip(*(columns[name] for name in line_names(columns)), strict=True)).values())
 
 
 def has_band(columns: Columns) -> bool:
@@ -105,22 +127,23 @@ def has_band(columns: Columns) -> bool:
     return any(low < high for low, high in zip(columns["low"], columns["high"], strict=True))
 
 
-def steps(x: str, x_title: str, y_title: str, series: Sequence[Series]) -> Spec:
+def steps(x: str, x_title: str, y_title: str, series: Sequence[Series], columns: Columns) -> Spec:
     """A distribution: shares in equal bins, as a staircase."""
-    spec = lines(x, x_title, y_title, series, band=False, percent=True, zero=True)
+    spec = lines(x, x_title, y_title, series, columns, percent=True, zero=True)
     spec["layer"][0]["mark"]["interpolate"] = "step-after"
     return spec
 
 
-def points(
-    x_title: str, y_title: str, series: Sequence[Series], percent: bool = False, zero: bool = False, tooltip: Sequence[str] = ()
-) -> Spec:
+def points(x_title: str, y_title: str, series: Sequence[Series], percent: bool = False, zero: bool = False) -> Spec:
     """Points at (x, y) with intervals x_low to x_high and y_low to y_high."""
     across: Spec = {"type": "quantitative", "title": x_title, "scale": {"zero": zero, "padding": 24}}
     up: Spec = {"type": "quantitative", "title": y_title, "scale": {"zero": False, "padding": 18}}
     # the margin around the points may reach below nothing or above all, which there is not
     up["axis"] = {"format": "~%", "labelExpr": "datum.value < 0 || datum.value > 1 ? '' : datum.label"} if percent else {}
-    across["axis"] = {"labelExpr": "datum.value < 0 ? '' : datum.label"}
+    below = {"condition": {"test": "datum.value < 0", "value": 0}, "value": 1}
+    across["axis"] = {"labelExpr": "datum.value < 0 ? '' : datum.label", **APART}
+    across["axis"] |= {"gridOpacity": below, "tickOpacity": below}
+    told = {"series": "series", "x": x_title, "y": y_title, "y_low": f"{y_title}, from", "y_high": f"{y_title}, to"}
     mark = {"type": "rule", "strokeWidth": 1.4, "opacity": 0.8, "aria": False, "tooltip": False}
     return {
         "layer": [
@@ -149,7 +172,7 @@ def points(
                     "y": {**up, "field": "y"},
                     "color": colour_of(series),
                     "shape": shape_of(series),
-                    "tooltip": [{"field": name, "title": name} for name in ("series", *tooltip)],
+                    "tooltip": [{"field": name, "title": title} for name, title in told.items()],
                 },
             },
         ]
@@ -182,36 +205,21 @@ def plane(series: Sequence[Series]) -> Spec:
 
 def colour_of(series: Sequence[Series]) -> Spec:
     """Colours by name; the theme says what each of the palette's is."""
-    return {
-        "field": "series",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": [s.name for s in series], "range": [f"series-{s.colour % COLOURS}" for s in series]},
-    }
+    return by_name(series, [f"series-{s.colour}" for s in series])
 
 
 def shape_of(series: Sequence[Series]) -> Spec:
-    return {
-        "field": "series",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": [s.name for s in series], "range": [SHAPES[s.style % len(SHAPES)] for s in series]},
-    }
+    return by_name(series, [s.shape for s in series])
 
 
-def series_of(groups: Sequence[str], measures: Sequence[str]) -> dict[tuple[str, str], Series]:
-    """A series for each group and measure. A name says only what is not the same in all.
+def dash_of(series: Sequence[Series]) -> Spec:
+    return by_name(series, [s.dash for s in series])
 
-    Of several groups each has its colour, in every chart the same. No two series have one dash and shape while there are enough.
-    """
-    found: dict[tuple[str, str], Series] = {}
-    for i, group in enumerate(groups):
-        for j, measure in enumerate(measures):
-            parts = [*([measure] if len(measures) > 1 or len(groups) == 1 else []), *([group] if len(groups) > 1 else [])]
-            colour, style = (i if len(groups) > 1 else j), i * len(measures) + j
-            # past the palette's end the colours begin again, and styles must not
-            found[group, measure] = Series(" · ".join(parts), colour, style + colour // COLOURS)
-    return found
+
+def by_name(series: Sequence[Series], values: Sequence[Any]) -> Spec:
+    """What each series is drawn with."""
+    scale = {"domain": [s.name for s in series], "range": list(values)}
+    return {"field": "series", "type": "nominal", "title": None, "scale": scale}
 
 
 def complete(chart: Chart, colours: Mapping[str, Any], legend: bool) -> Spec:
@@ -234,12 +242,19 @@ def complete(chart: Chart, colours: Mapping[str, Any], legend: bool) -> Spec:
                 "tickColor": line, "labelFontSize": 12, "titleFontSize": 12,
             },
             "legend": {
-                "disable": not legend, "labelColor": ink, "titleColor": ink, "orient": "bottom", "labelLimit": 400, "columns": 2,
+                "disable": not legend, "labelColor": ink, "titleColor": ink, "orient": "bottom", "labelLimit": 500,
+                "columns": legend_columns(chart.series), "symbolOpacity": 1,
             },
             "title": {"color": ink, "anchor": "start", "fontSize": 14},
         },
         **spec,
     }  # fmt: skip
+
+
+def legend_columns(series: Sequence[Series]) -> int:
+    """Columns of a picture's legend that fit under it, for letters of 7 pixels."""
+    longest = max((len(one.name) for one in series), default=0)
+    return max(1, min(4, 520 // (7 * longest + 40)))
 
 
 def in_colours(spec: Any, series: Sequence[str]) -> Any:

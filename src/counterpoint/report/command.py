@@ -11,6 +11,7 @@ from counterpoint.files import cause, write_text
 from counterpoint.report.document import document_of
 from counterpoint.report.page import draw_figures, finite, page
 from counterpoint.report.read import read_run
+from counterpoint.report.text import shown
 
 
 def report(directories: Sequence[Path], out: Path | None = None, as_json: bool = False, figures: Path | None = None) -> None:
@@ -24,11 +25,13 @@ def report(directories: Sequence[Path], out: Path | None = None, as_json: bool =
     html = page(document, charts)
     with writing(out, "--out"):
         write_text(out, html)
-    print(f"{out}: {len(html.encode()) / 1e6:.1f} MB; open it in a browser")
+    print(f"{shown(out)}: {len(html.encode()) / 1e6:.1f} MB; open it in a browser")
     if figures is not None:
         with writing(figures, "--figures"):
             written = draw_figures(charts, figures)
-        print(f"{figures}: {len(written)} pictures")
+        print(f"{shown(figures)}: {len(written)} pictures")
+    for line in document["notes"]:
+        print(line)
     for run in document["runs"]:
         for line in run["missing"]:
             print(f"{run['name']}: {line}")
@@ -40,4 +43,4 @@ def writing(place: Path, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write {place}: {cause(error)}. Choose another place with {option}") from error
+        raise RunError(f"cannot write {shown(place)}: {cause(error)}. Choose another place with {option}") from error

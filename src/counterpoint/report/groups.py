@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
-from counterpoint.report.read import Record, RunFiles
+from counterpoint.report.read import RunFiles
+from counterpoint.report.records import flat
+from counterpoint.report.text import shown
 
 SEED = "run.seed"
 NAMES = ("run.name", "run.directory", "run.loggers")
@@ -13,6 +15,25 @@ NAMES = ("run.name", "run.directory", "run.loggers")
 
 Groups = dict[str, list[RunFiles]]
 """What a group is called -> its runs, in the order in which they were given."""
+
+
+def distinct(runs: Sequence[RunFiles]) -> tuple[list[RunFiles], list[str]]:
+    """Every run once, the first time that it was given, and what was left out, in words: twice is not two seeds.
+
+    A directory is a run's own by its place, and a copy is known by the id of the run.
+    """
+    kept: dict[str, RunFiles] = {}
+    notes = []
+    for run in runs:
+        keys = [str(run.directory.resolve()), *([f"id {run.id}"] if run.id else [])]
+        first = next((kept[key] for key in keys if key in kept), None)
+        if first is None:
+            kept |= dict.fromkeys(keys, run)
+        elif first.directory.resolve() == run.directory.resolve():
+            notes.append(f"{shown(run.directory)} was given more than once, and is counted once")
+        else:
+            notes.append(f"{shown(run.directory)} is a copy of the run in {shown(first.directory)}, which alone is counted")
+    return list({id(run): run for run in kept.values()}.values()), list(dict.fromkeys(notes))
 
 
 def grouped(runs: Sequence[RunFiles]) -> Groups:
@@ -51,11 +72,3 @@ def differences(groups: Groups) -> list[tuple[str, list[Any]]]:
     names = sorted({name for values in settings for name in values} - {SEED, *NAMES})
     rows = [(name, [values.get(name) for values in settings]) for name in names]
     return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
-
-
-def flat(settings: Record, parents: str = "") -> Record:
-    """Nested tables as one, with dotted names."""
-    found: Record = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{parents}{name}.") if isinstance(value, dict) else {f"{parents}{name}": value}
-    return found

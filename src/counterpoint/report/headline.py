@@ -1,14 +1,30 @@
 """The answer first: a sentence, three figures, and how they were measured."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from counterpoint.evaluate.metrics import Estimate
-from counterpoint.evaluate.results import Evaluation, Result
-from counterpoint.evaluate.run import REFERENCE, TRAINED_PAIR
+from counterpoint.evaluate.results import Result
+from counterpoint.evaluate.run import REFERENCE, START, TRAINED_PAIR
 from counterpoint.report.groups import Groups
-from counterpoint.report.measured import Measured, baseline_of, evaluations_of, pairs_of, share_of_tokens, spread, systems_of
+from counterpoint.report.measured import (
+    Entry,
+    Part,
+    Table,
+    baseline_of,
+    is_plain,
+    over_seeds,
+    share_of_tokens,
+    spread,
+    tables_of,
+)
 from counterpoint.report.read import RunFiles
+from counterpoint.report.standing import unfinished, unmeasured
+from counterpoint.report.text import IN_POINTS, NO_BREAK, PERCENT, PLAIN, Unit, listed
+
+MOST = 4
+"""Groups of a table that have a headline of their own."""
+Measure = Callable[[Result], Estimate | float | None]
 
 
 @dataclass(frozen=True)
@@ -31,188 +47,198 @@ class Headline:
 
 
 def headlines(groups: Groups, runs: Sequence[RunFiles]) -> list[Headline]:
-    """What came of DUET, what came of DQO, and which runs have not come to an end."""
-    systems = systems_of(groups, runs)
-    pairs = {name: [run for run in members if has_pair(run)] for name, members in pairs_of(groups, runs).items()}
-    pairs = {name: members for name, members in pairs.items() if members}
-    found = [of_pairs(members, "The pair" if len(pairs) == 1 else f"The pair of {name}") for name, members in pairs.items()]
-    policies = of_policies(groups, systems, runs)
-    found += [policies] if policies else []
+    """What came of DUET, what came of DQO, which runs have not come to an end, and which were not measured."""
+    found = [apart(headline, table) for table in tables_of(groups, runs) for headline in of_table(table, groups)]
     found += [Headline(text) for run in runs if (text := unfinished(run))]
-    return found if found else [Headline(text) for text in unmeasured(runs)]
+    return found + [Headline(text) for text in unmeasured(runs)]
 
 
-def has_pair(run: RunFiles) -> bool:
-    """Whether a trained pair was measured."""
-    return run.evaluation is not None and TRAINED_PAIR in run.evaluation.systems
+def apart(headline: Headline, table: Table) -> Headline:
+    """A headline that says in what it was measured otherwise than those above it."""
+    if not table.differs:
+        return headline
+    how = [*headline.how, "measured otherwise than what stands above, and not taken together with it"]
+    return replace(headline, sentence=f"{headline.sentence.removesuffix('.')}, measured with {table.differs}.", how=how)
 
 
-def of_pairs(runs: Sequence[RunFiles], who: str) -> Headline:
-    """DUET: M's tokens saved, accuracy kept. One run with intervals over questions, seeds with the range over them."""
-    evaluations = evaluations_of(runs)
-    pairs = [evaluation.systems[TRAINED_PAIR] for evaluation in evaluations]
-    pair, alone = (
-        Measured(TRAINED_PAIR, pairs),
-        Measured(REFERENCE, [e.systems[REFERENCE] for e in evaluations if REFERENCE in e.systems]),
+def of_table(table: Table, groups: Groups) -> list[Headline]:
+    """What is to be said of evaluations that were measured alike: of each group that was trained, or else of every system."""
+    if table.of_policies:
+        return of_policies(table, groups)
+    trained: dict[str, list[Part]] = {}
+    for part in table.parts:
+        if part.system == TRAINED_PAIR:
+            trained.setdefault(part.group or part.name, []).append(part)
+    if not trained:
+        return [of_systems(table)]
+    found = [of_pair(parts, "The pair" if len(trained) == 1 else f"The pair of {name}", table) for name, parts in trained.items()]
+    return found[:MOST] + the_rest(list(trained), table)
+
+
+def the_rest(names: list[str], table: Table) -> list[Headline]:
+    """What is said of the groups that are too many for headlines of their own."""
+    more = names[MOST:]
+    return (
+        [Headline(f"{len(more)} more were measured, and are in the charts: {listed(more, 20)}.", [], [table.words])]
+        if more
+        else []
     )
-    accuracy = pair.over_seeds(lambda result: result.accuracy)
-    tokens = pair.over_seeds(lambda result: result.capable_output_tokens)
-    assert accuracy is not None
-    assert tokens is not None
-    figures = [Figure("Accuracy of the pair", percent(accuracy.value), between(accuracy, percent))]
-    shares = [share for run in runs if (share := share_of(run)) is not None]
+
+
+def of_pair(parts: Sequence[Part], who: str, table: Table) -> Headline:
+    """DUET: M's tokens saved, accuracy kept. One run with intervals over questions, seeds with the range over them."""
+    pair, how = Entry(who, list(parts)), how_measured(table, len(parts))
+    accuracy, tokens = sure(pair.over_seeds(lambda result: result.accuracy)), sure(pair.tokens())
+    figures = [Figure("Accuracy of the pair", PERCENT.whole(accuracy.value), PERCENT.interval(accuracy))]
+    shares = [share for part in parts if (share := share_of(part)) is not None]
     lost = pair.over_seeds(lambda result: result.accuracy_difference)
     if not shares or lost is None:
-        sentence = f"{who} is right {percent(accuracy.value)} of the time, with {tokens.value:.1f} tokens of M an answer."
-        return Headline(sentence, [*figures, Figure("M's tokens an answer", f"{tokens.value:.1f}")], how_measured(evaluations))
+        measured = any(alone_of(part) for part in parts)
+        why = "M alone wrote nothing, so there is no share of its tokens" if measured else "M alone was not measured beside it"
+        return Headline(
+            f"{who} is right {PERCENT.whole(accuracy.value)} of the time, with {PLAIN.whole(tokens.value)} tokens of M an "
+            f"answer; {why}.",
+            [*figures, Figure("M's tokens an answer", PLAIN.whole(tokens.value), PLAIN.interval(tokens))],
+            how,
+        )
+    against = sum(part.result.accuracy_difference is not None for part in parts)
+    if against < len(parts):
+        how.append(f"M alone was measured in {against} of {len(parts)} evaluations: what is said against it is of these")
     saved = shares[0] if len(shares) == 1 else spread([share.value for share in shares])
     saved = Estimate(1 - saved.value, 1 - saved.high, 1 - saved.low)
-    of_alone = alone.over_seeds(lambda result: result.capable_output_tokens)
-    beside = f"{tokens.value:.1f} an answer, {of_alone.value:.1f} by M alone" if of_alone else ""
-    fewer = f"{percent(saved.value)} fewer" if saved.value >= 0 else f"{percent(-saved.value)} more"
+    of_alone = over_seeds([result.capable_output_tokens for part in parts if (result := alone_of(part))])
+    beside = f"{PLAIN.whole(tokens.value)} an answer, {PLAIN.whole(of_alone.value)} by M alone" if of_alone else ""
+    fewer = f"{PERCENT.whole(saved.value)} fewer" if saved.value >= 0 else f"{PERCENT.whole(-saved.value)} more"
     return Headline(
-        f"{who} answers with {fewer} of M's tokens than M alone, and is right {percent(accuracy.value)} of the time: "
-        f"{points(lost.value)} against M alone{within_noise(lost, len(evaluations))}.",
+        f"{who} answers with {fewer} of M's tokens than M alone, and is right {PERCENT.whole(accuracy.value)} of the time: "
+        f"{IN_POINTS.whole(lost.value)} against M alone{within_noise(lost, against)}.",
         [
-            Figure("M's tokens saved", percent(saved.value), joined(beside, between(saved, percent))),
+            Figure("M's tokens saved", PERCENT.whole(saved.value), joined(PERCENT.interval(saved), beside)),
             *figures,
-            Figure("Against M alone", points(lost.value), between(lost, points)),
+            Figure("Against M alone", IN_POINTS.whole(lost.value), IN_POINTS.interval(lost)),
         ],
-        how_measured(evaluations),
+        how,
     )
 
 
-def share_of(run: RunFiles) -> Estimate | None:
+def alone_of(part: Part) -> Result | None:
+    """M alone in the evaluation that a pair is of."""
+    return part.run.evaluation.systems.get(REFERENCE) if part.run.evaluation else None
+
+
+def share_of(part: Part) -> Estimate | None:
     """M's tokens over those of M alone: from the samples with an interval, or else as the evaluation says."""
-    if (share := share_of_tokens(run.evaluation_samples)) is not None:
+    if (share := share_of_tokens(part.run.evaluation_samples)) is not None:
         return share
-    share = run.evaluation.systems[TRAINED_PAIR].token_share if run.evaluation else None
+    share = part.result.token_share
     return None if share is None else Estimate(share, share, share)
 
 
-def of_policies(groups: Groups, systems: Sequence[Measured], runs: Sequence[RunFiles]) -> Headline | None:
-    """DQO: different correct answers and quality, of the first group with a diversity term, beside the baseline."""
-    by_name = {system.name: system for system in systems}
-    trained = [name for name, members in groups.items() if members[0].kind == "dqo" and name in by_name]
-    if not trained:
-        return None
-    shaped = [name for name in trained if groups[name][0].recipe.get("diversity", {}).get("shaper") != "none"]
-    subject, baseline = by_name[(shaped or trained)[0]], baseline_of(groups, systems)
-    if baseline is not None and baseline.name == subject.name:
-        baseline = None
-    evaluations = [e for e in evaluations_of(runs) if any(run.name in e.systems for run in groups[subject.name])]
-    samples = evaluations[0].samples
-    k = max((k for result in subject.results for k in result.pass_at), default=1)
+def of_policies(table: Table, groups: Groups) -> list[Headline]:
+    """DQO: different correct answers and quality of each group with a diversity term, beside the baseline.
 
-    def different(result: Result) -> Estimate | None:
-        return result.diversity.get("different_correct")
+    Without a group of theirs, as in the folder of an evaluation alone, of each system but the start.
+    """
+    entries = table.entries
+    known = [entry for entry in entries if entry.name in groups]
+    shaped = [entry for entry in known if not is_plain(groups[entry.name])]
+    subjects = shaped or known or [entry for entry in entries if entry.name != START]
+    if not subjects:
+        return [of_systems(table)]
+    baseline = baseline_of(groups, entries)
+    found = [of_policy(entry, baseline if baseline is not entry else by_name(entries, START), table) for entry in subjects]
+    return found[:MOST] + the_rest([entry.name for entry in subjects], table)
 
+
+def by_name(entries: Sequence[Entry], name: str) -> Entry | None:
+    return next((entry for entry in entries if entry.name == name), None)
+
+
+def of_policy(subject: Entry, baseline: Entry | None, table: Table) -> Headline:
+    """A policy, and what it is compared with."""
+    samples = table.first.samples
+    k = max((k for part in subject.parts for k in part.result.pass_at), default=1)
     counted = subject.over_seeds(different) is not None
     variety, unit = (different, f"different right answers in {samples}") if counted else (vendi, "Vendi score")
-    found, reward = subject.over_seeds(variety), subject.over_seeds(lambda result: result.accuracy)
-    assert reward is not None
+    found, reward = subject.over_seeds(variety), sure(subject.over_seeds(quality))
     figures = []
     if found is not None:
-        figures.append(
-            Figure(unit[0].upper() + unit[1:], f"{found.value:.1f}", beside(baseline, variety, "{:.1f}".format, found))
-        )
-    figures.append(Figure("Mean reward", percent(reward.value), beside(baseline, lambda r: r.accuracy, percent, reward)))
+        label = unit[0].upper() + unit[1:]
+        figures.append(Figure(label, PLAIN.whole(found.value), beside(baseline, variety, PLAIN, found)))
+    figures.append(Figure("Mean reward", PERCENT.whole(reward.value), beside(baseline, quality, PERCENT, reward)))
     at_k = subject.over_seeds(lambda result: result.pass_at.get(k))
     if at_k is not None and k > 1:
-        figures.append(Figure(f"pass@{k}", percent(at_k.value), beside(baseline, lambda r: r.pass_at.get(k), percent, at_k)))
-    what = f"{found.value:.1f} {unit}" if found is not None else "no measure of diversity"
+        figures.append(
+            Figure(f"pass@{k}", PERCENT.whole(at_k.value), beside(baseline, lambda result: result.pass_at.get(k), PERCENT, at_k))
+        )
+    what = f"{PLAIN.whole(found.value)} {unit}" if found is not None else "no measure of diversity"
     against = ""
     if baseline is not None and found is not None:
-        its, quality = baseline.over_seeds(variety), baseline.over_seeds(lambda result: result.accuracy)
-        if its is not None and quality is not None:
-            against = f"; {baseline.name} has {its.value:.1f} at {percent(quality.value)}"
+        its, its_quality = baseline.over_seeds(variety), baseline.over_seeds(quality)
+        if its is not None and its_quality is not None:
+            against = f"; {baseline.name} has {PLAIN.whole(its.value)} at {PERCENT.whole(its_quality.value)}"
     return Headline(
-        f"{subject.name} has {what} at a mean reward of {percent(reward.value)}{against}.", figures, how_measured(evaluations)
+        f"{subject.name} has {what} at a mean reward of {PERCENT.whole(reward.value)}{against}.",
+        figures,
+        how_measured(table, len(subject.parts)),
     )
+
+
+def quality(result: Result) -> Estimate:
+    return result.accuracy
+
+
+def different(result: Result) -> Estimate | None:
+    return result.diversity.get("different_correct")
 
 
 def vendi(result: Result) -> Estimate | None:
     return result.diversity.get("vendi_score")
 
 
-def beside(baseline: Measured | None, measure, format, own: Estimate) -> str:
-    """The interval of a figure, and the same measure of the baseline."""
+def beside(baseline: Entry | None, measure: Measure, unit: Unit, own: Estimate) -> str:
+    """The interval of a figure, and the same measure of the baseline with its own."""
     other = baseline.over_seeds(measure) if baseline else None
-    return joined(f"{baseline.name}: {format(other.value)}" if baseline and other else "", between(own, format))
+    return joined(unit.interval(own), f"{baseline.name}: {unit.with_interval(other)}" if baseline and other else "")
 
 
-def unfinished(run: RunFiles) -> str:
-    """A sentence about a run that has not come to its end; empty for one that has."""
-    so_far, of = quality_so_far(run), f" of {run.planned}" if run.planned else ""
-    again = f"It goes on with: counterpoint resume {run.directory}"
-    if run.state == "failed":
-        why = run.status.get("error") or "the reason was not written down"
-        return f"{run.name} failed after step {run.steps}{of}: {why}"
-    if run.state == "died":
-        return f"{run.name} died after step {run.steps}{of}: its process is gone and left no error.{so_far} {again}"
-    if run.state == "running":
-        return f"{run.name} is at step {run.steps}{of}.{so_far}"
-    if run.state == "stopped":
-        return f"{run.name} was stopped after step {run.steps}{of}.{so_far} {again}"
-    return ""
+def of_systems(table: Table) -> Headline:
+    """An evaluation in which nothing was trained, or nothing that is known here: what each system is."""
+    entries, each = table.entries, []
+    what = "has a mean reward of" if table.of_policies else "is right"
+    for entry in entries[:MOST]:
+        accuracy, tokens = sure(entry.over_seeds(quality)), sure(entry.tokens())
+        spent = "" if table.of_policies else f" of the time, with {PLAIN.whole(tokens.value)} tokens of M an answer"
+        each.append(f"{entry.name} {what} {PERCENT.whole(accuracy.value)}{spent}")
+    more = f"; {len(entries) - MOST} more are in the chart" if len(entries) > MOST else ""
+    figures = []
+    for entry in entries[:3]:
+        accuracy = sure(entry.over_seeds(quality))
+        figures.append(Figure(entry.name, PERCENT.whole(accuracy.value), PERCENT.interval(accuracy)))
+    seeds = max(len(entry.parts) for entry in entries)
+    return Headline(f"{'; '.join(each)}{more}.", figures, how_measured(table, seeds))
 
 
-def unmeasured(runs: Sequence[RunFiles]) -> list[str]:
-    """What there is to say of runs that have ended, where none was evaluated: a sentence, however many they are."""
-    ended = [run for run in runs if run.kind in ("duet", "dqo")]
-    if not ended:
-        return []
-    if len(ended) == 1:
-        [run] = ended
-        return [
-            f"{run.name} has ended and is not evaluated yet.{quality_so_far(run)} Do it with: counterpoint eval {run.directory}"
-        ]
-    names = ", ".join(run.name for run in ended[:3]) + (f" and {len(ended) - 3} more" if len(ended) > 3 else "")
-    return [f"{names} have ended and are not evaluated yet. Do it with: counterpoint eval {ended[0].directory}"]
+def sure(estimate: Estimate | None) -> Estimate:
+    """What every result has."""
+    assert estimate is not None
+    return estimate
 
 
-def quality_so_far(run: RunFiles) -> str:
-    """How good a run was in its last step, in words; empty where it did not say."""
-    last = run.metrics[-1] if run.metrics else {}
-    for name, words in QUALITY.items():
-        if isinstance(value := last.get(name), int | float):
-            return f" In step {run.steps} {words} was {percent(value)}."
-    return ""
-
-
-QUALITY = {"aided_accuracy": "aided accuracy", "reward": "the mean reward", "accuracy": "accuracy"}
-"""Fields of metrics.jsonl that say how good a run is, and what they are called."""
-
-
-def how_measured(evaluations: Sequence[Evaluation]) -> list[str]:
-    """On what, how often, how sampled, and what the intervals are."""
-    first = evaluations[0]
+def how_measured(table: Table, seeds: int) -> list[str]:
+    """On what, how often, how sampled, what the intervals are, and what was left out."""
+    first = table.first
     sampled = f"temperature {first.temperature:g}, top-p {first.top_p:g}, top-k {first.top_k or 'off'}"
     interval = (
-        f"figures are medians over {len(evaluations)} evaluations, ranges from the lowest to the highest"
-        if len(evaluations) > 1
-        else "intervals are 95 %, by bootstrap over questions"
+        f"figures are medians over {seeds} evaluations, ranges from the lowest to the highest"
+        if seeds > 1
+        else f"intervals are 95{NO_BREAK}%, by bootstrap over questions"
     )
-    return [
-        f"{first.task}, {first.questions} questions that were not trained on × {first.samples} samples each, "
-        "every system asked the same way",
-        sampled,
-        interval,
-    ]
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f} %".replace("-", "−")
-
-
-def points(value: float) -> str:
-    """A difference of shares, with its sign."""
-    return f"{100 * value:+.1f} points".replace("-", "−")
-
-
-def between(estimate: Estimate, format) -> str:
-    """An interval in words; nothing where it has no width."""
-    return f"{format(estimate.low)} to {format(estimate.high)}" if estimate.low < estimate.high else ""
+    asked = (
+        f"{first.task}, {first.questions:,} questions that were not trained on × {first.samples} samples each, every system "
+        "asked the same way"
+    )
+    return [asked, sampled, interval, *table.notes]
 
 
 def within_noise(difference: Estimate, evaluations: int) -> str:

@@ -24,11 +24,13 @@ async function unpack(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
-/* Text as it is, with what cannot be seen made visible: control characters, and those that turn the direction of others. As text.py. */
+/* Text as it is, with what cannot be seen made visible, as text.py does it and by its pattern. */
+const invisible = new RegExp(packed.dataset.invisible, "g");
 function visible(text) {
-  return text
-    .replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
-    .replace(/[\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff]/g, (c) => `⟨U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+  return text.replace(invisible, (c) => {
+    const code = c.charCodeAt(0);
+    return code < 0x20 ? String.fromCharCode(0x2400 + code) : `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+  });
 }
 
 function number(value) {
@@ -39,23 +41,27 @@ function number(value) {
 /* ---- the answer ---- */
 
 function drawHeadlines() {
+  const figureOf = (figure) => make("div", {}, make("dt", {}, visible(figure.label)),
+    make("dd", {}, make("strong", {}, figure.value), make("span", {}, visible(figure.detail))));
   document.getElementById("headlines").replaceChildren(...report.headlines.map((headline) =>
     make("div", { class: "headline" },
       make("p", { class: "sentence" }, visible(headline.sentence)),
-      headline.figures.length ? make("dl", {}, ...headline.figures.map((figure) =>
-        make("div", {}, make("dt", {}, visible(figure.label)), make("dd", {}, make("strong", {}, figure.value), make("span", {}, visible(figure.detail)))))) : null,
+      headline.figures.length ? make("dl", {}, ...headline.figures.map(figureOf)) : null,
       headline.how.length ? make("p", { class: "how" }, `${headline.how.join("; ")}.`) : null)));
-  document.getElementById("footer").textContent =
-    `Made ${report.made} by counterpoint ${report.counterpoint ?? ""}. This file holds everything that it shows and asks for nothing else.`;
+  document.getElementById("footer").textContent = `Made ${report.made} by counterpoint ${report.counterpoint ?? ""}. `
+    + "This file holds everything that it shows and asks for nothing else.";
 }
 
 function drawState(words) {
-  const runs = report?.runs ?? [], running = runs.filter((run) => run.status === "running"), failed = runs.filter((run) => run.status === "failed" || run.status === "died");
+  const runs = report?.runs ?? [], running = runs.filter((run) => run.status === "running");
+  const failed = runs.filter((run) => run.status === "failed" || run.status === "died");
   const state = document.getElementById("state");
   state.className = failed.length ? "failed" : running.length ? "running" : "";
-  const each = [...failed.map((run) => run.status === "died" ? `${run.name} died after step ${run.steps}` : `${run.name} failed at step ${run.steps + 1}`),
-    ...running.map((run) => `${run.name}: step ${run.steps}${run.planned ? ` of ${run.planned}` : ""}`)];
-  const told = words || each.join(", ") || (live ? "finished" : "");
+  const each = [...failed.map((run) =>
+    run.status === "died" ? `${run.name} died after step ${run.steps}` : `${run.name} failed at step ${run.steps + 1}`),
+  ...running.map((run) => `${run.name}: step ${run.steps}${run.planned ? ` of ${run.planned}` : ""}`)];
+  const most = 3, more = each.length > most ? ` and ${each.length - most} more` : "";
+  const told = words || each.slice(0, most).join(", ") + more || (live ? "finished" : "");
   if (state.textContent !== told) state.textContent = told;
 }
 
@@ -72,13 +78,14 @@ function drawTabs() {
   bar.dataset.names = names.join();
   for (const name of names) {
     if (panels.querySelector(`[data-tab=${name}]`)) continue;
-    const next = Object.keys(TABS).slice(Object.keys(TABS).indexOf(name)).map((later) => document.getElementById(`panel-${later}`)).find(Boolean);
-    panels.insertBefore(make("section", { id: `panel-${name}`, "data-tab": name, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true },
-      make("h2", {}, TABS[name])), next ?? null);
+    const all = Object.keys(TABS), next = all.slice(all.indexOf(name)).map((one) => document.getElementById(`panel-${one}`));
+    const section = { id: `panel-${name}`, "data-tab": name, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true };
+    panels.insertBefore(make("section", section, make("h2", {}, TABS[name])), next.find(Boolean) ?? null);
     stale.add(name);
   }
   bar.replaceChildren(...names.map((name) =>
-    make("button", { id: `tab-${name}`, role: "tab", type: "button", "aria-controls": `panel-${name}`, "data-tab": name, onclick: () => show(name) }, TABS[name])));
+    make("button", { id: `tab-${name}`, role: "tab", type: "button", "aria-controls": `panel-${name}`, "data-tab": name,
+      onclick: () => show(name) }, TABS[name])));
   bar.onkeydown = (event) => {
     const at = names.indexOf(shown);
     const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: names.length - 1 }[event.key];
@@ -87,7 +94,7 @@ function drawTabs() {
     show(names[(to + names.length) % names.length]);
     document.getElementById(`tab-${shown}`).focus();
   };
-  return show(names.includes(shown) ? shown : names.includes(location.hash.slice(1)) ? location.hash.slice(1) : names[0]);
+  return show([shown, location.hash.slice(1), names[0]].find((name) => names.includes(name)));
 }
 
 function show(name) {
@@ -109,39 +116,71 @@ const filling = {};
 function fillPanel(name) {
   if (!stale.delete(name)) return filling[name] ?? Promise.resolve();
   const panel = document.getElementById(`panel-${name}`);
-  return filling[name] = name === "samples" ? drawSamples(panel) : name === "runs" ? drawRuns(panel) : drawCharts(panel, name);
+  const fill = { samples: drawSamples, runs: drawRuns }[name] ?? drawCharts;
+  return filling[name] = fill(panel, name);
 }
 
 /* ---- runs ---- */
 
+const FEW = 3; /* runs that are shown unfolded */
+
 function drawRuns(panel) {
-  const open = new Set([...panel.querySelectorAll("details[open]")].map((details) => details.dataset.run));
+  const open = new Map([...panel.querySelectorAll("details")].map((details) => [details.dataset.run, details.open]));
   panel.querySelector(".all-runs")?.remove();
-  panel.append(make("div", { class: "all-runs" }, differencesTable(), make("div", { class: "runs" }, ...report.runs.map((run) => runCard(run, open.has(run.name))))));
+  panel.append(make("div", { class: "all-runs" }, differencesTable(),
+    make("div", { class: "runs" }, ...report.runs.map((run, i) => runCard(run, i, open)))));
   return Promise.resolve();
 }
 
+/* What differs, a row a setting; of many groups a row a group. */
 function differencesTable() {
-  if (report.groups.length < 2) return "";
-  if (!report.differences.length) return make("p", { class: "note" }, "The runs have the same configuration.");
-  return make("div", {}, make("h3", {}, "What differs in their configuration"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences of configuration" }, make("table", { id: "differences" },
-    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "setting"), ...report.groups.map((group) => make("th", { scope: "col" }, group)))),
-    make("tbody", {}, ...report.differences.map((row) => make("tr", {}, make("th", { scope: "row" }, row.setting), ...row.values.map((value) => make("td", {}, value == null ? "–" : visible(typeof value === "string" ? value : JSON.stringify(value))))))))));
+  const { groups, differences } = report;
+  if (groups.length < 2) return "";
+  if (!differences.length) return make("p", { class: "note" }, "The runs have the same configuration.");
+  const written = (one) => (typeof one === "number" ? String(+one.toPrecision(12)) : JSON.stringify(one));
+  const value = (one) => (one == null ? "–" : visible(typeof one === "string" ? one : written(one)));
+  const upright = groups.length > FEW && groups.length > differences.length;
+  const settings = differences.map((row) => row.setting);
+  const [corner, across, down] = upright ? ["run", settings, groups] : ["setting", groups, settings];
+  const at = (i, j) => (upright ? differences[j].values[i] : differences[i].values[j]);
+  return make("div", {}, make("h3", {}, "What differs in their configuration"),
+    make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences of configuration" },
+      make("table", { id: "differences" },
+        make("thead", {}, make("tr", {}, ...[corner, ...across].map((name) => make("th", { scope: "col" }, broken(name))))),
+        make("tbody", {}, ...down.map((name, i) => make("tr", {}, make("th", { scope: "row" }, broken(name)),
+          ...across.map((_, j) => make("td", {}, value(at(i, j))))))))));
 }
 
-function runCard(run, open) {
+/* A dotted or hyphened name that may go on in the next line after a dot or hyphen. */
+function broken(name) {
+  return make("span", {}, ...visible(name).split(/(?<=[.\-_])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part])));
+}
+
+function runCard(run, i, open) {
+  const ended = run.kind !== "evaluation", failed = run.status === "failed" || run.status === "died";
+  const steps = run.planned ? `${run.steps} of ${run.planned}` : run.steps;
+  const named = (record) => Object.entries(record).filter(([, value]) => value != null).map((pair) => pair.join(" ")).join(", ");
   const facts = {
-    status: run.kind === "evaluation" ? null : run.status + (run.error ? `: ${run.error}` : ""), steps: run.kind === "evaluation" ? null : run.planned ? `${run.steps} of ${run.planned}` : run.steps,
-    "time in steps": run.seconds == null ? null : run.seconds < 120 ? `${run.seconds} s` : `${(run.seconds / 60).toFixed(1)} min`, command: run.command, seed: run.seed, started: run.started,
-    versions: Object.entries(run.versions).map(([name, version]) => `${name} ${version}`).join(", "),
-    machine: Object.entries(run.platform).filter(([, value]) => value != null).map(([name, value]) => `${name} ${value}`).join(", "),
+    status: ended ? run.status + (run.error ? `: ${run.error}` : "") : null,
+    steps: ended ? steps : null,
+    "time in steps": run.seconds == null ? null : run.seconds < 120 ? `${run.seconds} s` : `${(run.seconds / 60).toFixed(1)} min`,
+    command: run.command, seed: run.seed, started: run.started,
+    versions: named(run.versions),
+    machine: named(run.platform),
+    measured: run.measured, "not drawn": run.unrecorded.join("; "),
     missing: run.missing.join("; "),
   };
-  return make("article", { class: "card" }, make("h3", {}, run.name),
-    make("dl", {}, ...Object.entries(facts).filter(([, value]) => value != null && value !== "").flatMap(([name, value]) =>
-      [make("dt", {}, name), make("dd", { class: name === "missing" || run.status === "failed" && name === "status" ? "alarm" : "" }, visible(String(value)))])),
-    run.recipe ? make("details", { "data-run": run.name, open }, make("summary", {}, "Recipe, with every default written out"), make("pre", { tabindex: 0 }, visible(run.recipe)),
-      make("button", { type: "button", onclick: () => save(`${run.name}.toml`, run.recipe) }, "Save")) : null);
+  const kind = (name) => (name === "missing" || failed && name === "status" ? "alarm" : "");
+  const list = make("dl", {}, ...Object.entries(facts).filter(([, value]) => value != null && value !== "")
+    .flatMap(([name, value]) => [make("dt", {}, name), make("dd", { class: kind(name) }, visible(String(value)))]));
+  const key = `${i} ${run.name}`;
+  const recipe = run.recipe ? make("details", { class: "recipe", "data-run": `${key} recipe`, open: open.get(`${key} recipe`) },
+    make("summary", {}, "Recipe, with every default written out"), make("pre", { tabindex: 0 }, visible(run.recipe)),
+    make("button", { type: "button", onclick: () => save(`${run.name}.toml`, run.recipe) }, "Save")) : null;
+  if (report.runs.length <= FEW) return make("article", { class: "card" }, make("h3", {}, run.name), list, recipe);
+  const told = ended ? `${run.status}, ${run.seed == null ? "" : `seed ${run.seed}, `}${steps} steps` : "an evaluation";
+  return make("details", { class: "card", "data-run": key, open: open.get(key) ?? failed },
+    make("summary", {}, make("h3", {}, run.name), make("span", { class: failed ? "alarm" : "by" }, told)), list, recipe);
 }
 
 /* ---- from start to end ---- */
@@ -161,8 +200,10 @@ async function watch() {
     await new Promise((wake) => setTimeout(wake, 1500));
     try {
       const answer = await fetch("report", { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });
-      if (answer.status === 200) { tag = answer.headers.get("ETag"); await update(await unpack(await answer.text())); }
-      else drawState(answer.status === 304 ? "" : `the watcher answered ${answer.status}`);
+      if (answer.status === 200) {
+        tag = answer.headers.get("ETag");
+        await update(await unpack(await answer.text()));
+      } else drawState(answer.status === 304 ? "" : `the watcher answered ${answer.status}`);
     } catch { drawState("the watcher has ended; this is what it last showed"); }
   }
 }
@@ -178,14 +219,16 @@ async function drawBehind() {
     panel.classList.remove("behind");
     panel.hidden = name !== shown;
   }
+  await later;
   document.documentElement.dataset.whole = "true";
 }
 
-const idle = () => new Promise((wake) => (window.requestIdleCallback ?? setTimeout)(wake));
+const idle = () => new Promise((wake) => (window.requestIdleCallback ?? setTimeout)(wake, { timeout: 200 }));
 
 window.ready = unpack(packed.textContent).then(async (found) => {
   packed.remove();
   await update(found);
+  performance.mark("ready"); /* what is on the screen is drawn */
   document.documentElement.dataset.ready = "true";
   live ? watch() : drawBehind();
 }).catch((error) => { drawState(`this browser cannot show the report: ${error.message}`); throw error; });

@@ -12,13 +12,17 @@ from typing import Any
 
 from counterpoint.errors import ConfigError
 from counterpoint.files import write_bytes, write_text
-from counterpoint.report.charts import COLOURS, LIGHT, Chart, complete
+from counterpoint.report.charts import Chart, complete
 from counterpoint.report.document import Document
-from counterpoint.report.text import visible
+from counterpoint.report.fit import fit
+from counterpoint.report.palette import COLOURS, LIGHT
+from counterpoint.report.text import INVISIBLE, visible
 
-PARTS = ("page.html", "page.css", "page.charts.js", "page.samples.js", "page.js")
+PARTS = ("page.html", "page.css", "page.charts.js", "page.readout.js", "page.samples.js", "page.js")
 LIMIT = 5_000_000
 """Bytes of a report."""
+PICTURES = 6
+"""Pictures of a chart in which the reader of the page chooses what is drawn."""
 IN_PAGE = {
     "ink": "var(--ink)", "quiet": "var(--quiet)", "line": "var(--line)",
     "series": tuple(f"var(--series-{i})" for i in range(COLOURS)),
@@ -27,26 +31,25 @@ IN_PAGE = {
 
 
 def page(document: Document, charts: Sequence[Chart], live: bool = False) -> str:
-    """The report as HTML of at most `LIMIT` bytes. Samples that have no room are left out, and it says how many.
+    """The report as HTML of at most `LIMIT` bytes. What has no room is left out, and it says how much.
 
     What models wrote is packed, and taken out as text: none of it is ever parsed as markup.
     """
     parts = {name: files("counterpoint.report").joinpath(name).read_text("utf-8") for name in PARTS}
     library = vega()
-    room = LIMIT - sum(map(len, parts.values())) - len(library) - 20_000
-    return fill(
-        parts["page.html"],
-        {
-            "title": html.escape(visible(document["title"])),
-            "headlines": static_headlines(document),
-            "style": parts["page.css"],
-            "library": library,
-            "script": "".join(parts[name] for name in PARTS if name.endswith(".js")),
-            "report": fitted(drawable(document, charts), room),
-            "live": "true" if live else "false",
-            "connect": "'self'" if live else "'none'",
-        },
-    )
+    values = {
+        "title": html.escape(visible(document["title"])),
+        "headlines": static_headlines(document),
+        "style": parts["page.css"],
+        "library": library,
+        "script": "".join(parts[name] for name in PARTS if name.endswith(".js")),
+        "report": "",
+        "live": "true" if live else "false",
+        "connect": "'self'" if live else "'none'",
+        "invisible": html.escape(INVISIBLE),
+    }
+    room = LIMIT - len(fill(parts["page.html"], values).encode("utf-8", "replace"))
+    return fill(parts["page.html"], values | {"report": fitted(drawable(document, charts), room)})
 
 
 def drawable(document: Document, charts: Sequence[Chart]) -> Document:
@@ -56,17 +59,15 @@ def drawable(document: Document, charts: Sequence[Chart]) -> Document:
 
 
 def fitted(document: Document, room: int) -> str:
-    """The document packed into at most `room` characters: questions are dropped from the end of every set until it fits."""
-    packed = pack(document)
-    kept = max((len(found["questions"]) for found in document["samples"]), default=0)
-    while len(packed) > room and kept:
-        kept = min(kept - 1, int(kept * max(0.5, 0.95 * room / len(packed))))
-        samples = [
-            found | {"questions": found["questions"][:kept], "left_out": max(0, len(found["questions"]) - kept)}
-            for found in document["samples"]
-        ]
-        packed = pack(document | {"samples": samples})
-    return packed
+    """The document packed into at most `room` characters; what has no room is left out, and it says what."""
+    packed: list[str] = []
+
+    def size(document: Document) -> int:
+        packed[:] = [pack(document)]
+        return len(packed[0])
+
+    fit(document, room, size)
+    return packed[0]
 
 
 def pack(document: Document) -> str:
@@ -135,13 +136,14 @@ def draw_figures(charts: Sequence[Chart], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for chart in charts:
-        for values, part in parts_of(chart):
-            spec = complete(chart, LIGHT, legend=True) | {"title": chart.title}
+        for i, (values, choice) in enumerate(parts_of(chart), 1):
+            title = f"{chart.title}: {choice}" if choice else chart.title
+            spec = complete(chart, LIGHT, legend=True) | {"title": title}
             rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
             spec["data"] = {"name": "rows", "values": finite(rows)}
             spec["background"] = "white"
             spec = drawable_text(spec)
-            file = folder / f"{chart.id}{part}"
+            file = folder / (f"{chart.id}-{i}" if choice else chart.id)
             write_text(file.with_suffix(".svg"), library().vegalite_to_svg(spec))
             write_bytes(file.with_suffix(".png"), library().vegalite_to_png(spec, scale=2))
             written += [file.with_suffix(".svg"), file.with_suffix(".png")]
@@ -158,9 +160,18 @@ def drawable_text(value: Any) -> Any:
 
 
 def parts_of(chart: Chart) -> list[tuple[dict[str, list[Any]], str]]:
-    """The numbers of each picture: all, or those of the first choice where the page lets the reader choose."""
+    """The numbers of each picture, and the choice in it: one picture where the reader chooses nothing, else one for each choice.
+
+    Of a chart with more than `PICTURES` choices, as of responses to a question, the first is drawn.
+    """
     if not chart.choose:
         return [(chart.columns, "")]
-    first = chart.columns[chart.choose][0]
-    rows = [i for i, value in enumerate(chart.columns[chart.choose]) if value == first]
-    return [({name: [values[i] for i in rows] for name, values in chart.columns.items()}, "-1")]
+    chosen = chart.columns[chart.choose]
+    choices = list(dict.fromkeys(chosen))
+    return [
+        (
+            {name: [v for v, c in zip(values, chosen, strict=True) if c == choice] for name, values in chart.columns.items()},
+            choice,
+        )
+        for choice in (choices if len(choices) <= PICTURES else choices[:1])
+    ]

@@ -1,30 +1,31 @@
 """A run directory as it stands: whole, half done, failed or damaged. What is missing is named, and nothing is guessed."""
 
-import json
 import os
 import platform
-import re
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from counterpoint.errors import RunError
 from counterpoint.evaluate.results import Evaluation
-from counterpoint.evaluate.run import EVALUATION
+from counterpoint.evaluate.run import EVALUATION, PARTIAL
 from counterpoint.evaluate.run import SAMPLES as EVALUATION_SAMPLES
-from counterpoint.run import CONFIG, INFO, METRICS, PROBES, SAMPLES, STATUS, SUMMARY
+from counterpoint.report.evaluated import evaluation_in
+from counterpoint.report.lines import Fields, LinesOf
+from counterpoint.report.records import Record, as_record, record_in
+from counterpoint.report.text import listed, quoted, shown
+from counterpoint.run import CHECKPOINTS, CONFIG, INFO, METRICS, PROBES, SAMPLES, STATE, STATUS, SUMMARY
 
-Record = dict[str, Any]
-Fields = Mapping[str, type]
-"""What a line must have to be used, and of which type."""
+OF_METRICS = Fields({"step": int}, None)
+OF_SAMPLES = Fields({"step": int, "question": str}, ("rewards", "signal_tokens"))
+OF_PROBES = Fields({"step": int, "question": str, "signal": str}, ("signal_tokens", "aided_reward", "unaided_reward"))
+OF_EVALUATION = Fields({"question": str, "system": str, "response": str}, ("correct", "capable_output_tokens"))
 
-OF_METRICS: Fields = {"step": int}
-OF_SAMPLES: Fields = {"step": int, "question": str}
-OF_PROBES: Fields = {"step": int, "question": str, "signal": str}
-OF_EVALUATION: Fields = {"question": str, "system": str, "response": str}
+Looks = dict[Path, LinesOf]
+"""The JSONL files that were read before, so that the next time only what was appended is."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class RunFiles:
     """What is not there, or damaged, in words for the reader."""
 
     @property
+    def id(self) -> str | None:
+        """What tells the run from others of its name; None of an older version."""
+        found = self.info.get("id")
+        return found if isinstance(found, str) and found else None
+
+    @property
     def steps(self) -> int:
         """Steps that have ended."""
         return int(self.metrics[-1]["step"]) if self.metrics else 0
@@ -58,21 +65,27 @@ class RunFiles:
     @property
     def planned(self) -> int | None:
         """Steps of the recipe."""
-        return as_record(self.recipe.get("run")).get("steps")
+        steps = as_record(self.recipe.get("run")).get("steps")
+        return steps if type(steps) is int else None
 
     @property
     def state(self) -> str:
-        """running, stopped, failed, finished, or died: it was running, and its process is gone."""
+        """running, stopped, failed, finished, unknown, or died: it was running, and its process is gone."""
         return "died" if self.died else str(self.status.get("status", "unknown"))
 
 
-def read_run(directory: str | Path) -> RunFiles:
-    """Everything in a run directory, or in the folder of an evaluation. Raises `RunError` if it is neither."""
-    directory = Path(directory)
+def read_run(directory: str | Path, looks: Looks | None = None) -> RunFiles:
+    """Everything in a run directory, or in the folder of an evaluation. Raises `RunError` if it is neither.
+
+    Who reads it again and again gives the same `looks` every time.
+    """
+    directory, looks = Path(directory), {} if looks is None else looks
     if not directory.is_dir():
-        raise RunError(f"there is no run directory {directory}; give one that `counterpoint duet`, `dqo` or `eval` has made")
+        raise RunError(
+            f"there is no run directory {shown(directory)}; give one that `counterpoint duet`, `dqo` or `eval` has made"
+        )
     if not any((directory / name).is_file() for name in (CONFIG, INFO, METRICS, EVALUATION)):
-        raise RunError(f"{directory} is not a run directory: it has none of {CONFIG}, {INFO}, {METRICS} and {EVALUATION}")
+        raise RunError(f"{shown(directory)} is not a run directory: it has none of {CONFIG}, {INFO}, {METRICS} and {EVALUATION}")
     is_run = any((directory / name).is_file() for name in (CONFIG, INFO, METRICS))
     missing: list[str] = []
 
@@ -97,7 +110,7 @@ def read_run(directory: str | Path) -> RunFiles:
 
     def lines(name: str, needed: bool, wanted: Fields, then: str = "") -> list[Record]:
         file = found(name, needed, then)
-        records, problems = lines_of(file, wanted) if file else ([], [])
+        records, problems = looks.setdefault(file, LinesOf(wanted)).look(file) if file else ([], [])
         missing.extend(problems)
         return records
 
@@ -105,39 +118,77 @@ def read_run(directory: str | Path) -> RunFiles:
     kind = str(info.get("kind", "unknown")) if is_run else "evaluation"
     recipe_text = parsed(CONFIG, str, is_run) or ""
     recipe = parsed(CONFIG, tables_in, False) or {}
-    status = parsed(STATUS, record_in, is_run) or {}
+    status = parsed(STATUS, record_in, is_run, ": nothing says whether the run has ended") or {}
     ended = status.get("status") == "finished"
-    measured = kind in ("duet", "dqo", "evaluation")
-    again = f"; `counterpoint eval {directory}` makes it" if ended else " until the run has ended and is evaluated"
-    return RunFiles(
+    command = f"; `counterpoint eval {quoted(directory)}` makes it"
+    again = command if ended else " until the run has ended and is evaluated"
+    summary = parsed(SUMMARY, record_in, ended) or {}
+    metrics = lines(METRICS, is_run, OF_METRICS, ": no step has ended")
+    samples, probes = lines(SAMPLES, False, OF_SAMPLES), lines(PROBES, False, OF_PROBES)
+    evaluation, problems = parsed(EVALUATION, evaluation_in, kind in ("duet", "dqo", "evaluation"), again) or (None, [])
+    missing += [f"{EVALUATION}: {problem}" for problem in problems]
+    said = lines(EVALUATION_SAMPLES, evaluation is not None, OF_EVALUATION, ": what was answered is not shown, nor pass@k over k")
+    run = RunFiles(
         directory=directory,
-        name=str(as_record(recipe.get("run")).get("name") or directory.resolve().name),
+        name=shown(str(as_record(recipe.get("run")).get("name") or directory.resolve().name)),
         kind=kind,
         recipe=recipe,
         recipe_text=recipe_text,
         info=info,
         status=status,
-        summary=parsed(SUMMARY, record_in, ended) or {},
-        metrics=lines(METRICS, is_run, OF_METRICS, ": no step has ended"),
-        samples=lines(SAMPLES, False, OF_SAMPLES),
-        probes=lines(PROBES, False, OF_PROBES),
-        evaluation=parsed(EVALUATION, evaluation_in, measured, again),
-        evaluation_samples=lines(EVALUATION_SAMPLES, False, OF_EVALUATION),
+        summary=summary,
+        metrics=metrics,
+        samples=samples,
+        probes=probes,
+        evaluation=evaluation,
+        evaluation_samples=said,
         died=has_died(directory),
         missing=missing,
     )
+    missing += [line for line in (too_few_samples(run), unfinished_evaluation(run), older_than_the_run(run)) if line]
+    return run
 
 
-def as_record(value: Any) -> Record:
-    return value if isinstance(value, dict) else {}
+def too_few_samples(run: RunFiles) -> str:
+    """What the file of samples lacks of what was evaluated, in words; empty if nothing."""
+    if run.evaluation is None or not run.evaluation_samples:
+        return ""
+    counts = dict.fromkeys(run.evaluation.systems, 0)
+    for row in run.evaluation_samples:
+        if row["system"] in counts:
+            counts[row["system"]] += 1
+    each = int(run.evaluation.questions * run.evaluation.samples)
+    short = [f"{count:,} of {each:,} responses of {name}" for name, count in counts.items() if count < each]
+    return f"{EVALUATION_SAMPLES} is not whole: it has {listed(short, 5)}" if short else ""
 
 
-def record_in(text: str) -> Record:
-    """A JSON object. Raises `ValueError`."""
-    value = json.loads(without_halves(text))
-    if not isinstance(value, dict):
-        raise ValueError("it is no object")
-    return value
+def unfinished_evaluation(run: RunFiles) -> str:
+    """That an evaluation was begun and has not ended, in words; empty if there is none."""
+    if not (run.directory / PARTIAL).is_file():
+        return ""
+    records, _ = LinesOf(OF_EVALUATION).look(run.directory / PARTIAL)
+    systems = list(dict.fromkeys(row["system"] for row in records))
+    begun = f"{PARTIAL}: an evaluation goes on or broke off; it has the responses of {listed(systems, 5) or 'no system'}"
+    return f"{begun}, and is not shown"
+
+
+def older_than_the_run(run: RunFiles) -> str:
+    """That a run has gone on since it was evaluated, in words; empty if not.
+
+    Where the evaluation does not say of which step it is, the times of the files do, and it is said that they do.
+    """
+    if run.evaluation is None or run.kind == "evaluation":
+        return ""
+    [own] = [by for by in run.evaluation.trained.values() if by.run == run.id][:1] or [None]
+    anew = f"`counterpoint eval {quoted(run.directory)}` measures it anew"
+    if own is not None and own.step is not None:
+        gone_on = own.step < run.steps
+        return f"{EVALUATION} is of step {own.step}, and the run is at step {run.steps}; {anew}" if gone_on else ""
+    checkpoints = sorted((run.directory / CHECKPOINTS).glob(f"step-*/{STATE}"))
+    if own is None and checkpoints and checkpoints[-1].stat().st_mtime > (run.directory / EVALUATION).stat().st_mtime:
+        newest = checkpoints[-1].parent.name
+        return f"{EVALUATION} may be of an earlier step: by the times of the files it is older than {newest}; {anew}"
+    return ""
 
 
 def tables_in(text: str) -> Record:
@@ -146,47 +197,6 @@ def tables_in(text: str) -> Record:
     if not all(isinstance(table, dict) for table in tables.values()):
         raise ValueError("a recipe consists of tables")
     return tables
-
-
-def evaluation_in(text: str) -> Evaluation:
-    return Evaluation.from_json(without_halves(text))
-
-
-def without_halves(text: str) -> str:
-    """JSON with U+FFFD for every escape of half a character (a lone surrogate), which could not be written again."""
-    if "\\ud" not in text.lower():
-        return text
-    pieces = r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F].."
-    return re.sub(pieces, lambda found: r"\ufffd" if len(found[0]) == 6 else found[0], text)
-
-
-def lines_of(file: Path, wanted: Fields) -> tuple[list[Record], list[str]]:
-    """The records of a JSONL file that have the `wanted` fields, and what is wrong with the others, in words."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        return [], [f"{file.name} cannot be read: {error.strerror}"]
-    records: list[Record] = []
-    damaged: list[int] = []
-    unfinished = False
-    lines = content.split(b"\n")
-    last = len(lines) if lines[-1] else len(lines) - 1
-    for number, line in enumerate(lines[:last], 1):
-        try:
-            record = json.loads(without_halves(line.decode()))
-            if not isinstance(record, dict) or not all(type(record.get(name)) is kind for name, kind in wanted.items()):
-                raise ValueError
-            records.append(record)
-        except (ValueError, RecursionError):
-            if number == last and not content.endswith(b"\n"):
-                unfinished = True
-            else:
-                damaged.append(number)
-    problems = [f"{file.name}: its last line is unfinished, and left out"] if unfinished else []
-    if damaged:
-        shown = ", ".join(map(str, damaged[:5])) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
-        problems.append(f"{file.name}: damaged and left out: line {shown}")
-    return records, problems
 
 
 def has_died(directory: Path) -> bool:

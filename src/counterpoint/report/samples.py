@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from counterpoint.evaluate.run import START, TRAINED_PAIR
-from counterpoint.report.read import Record, RunFiles
-from counterpoint.report.results import BEFORE
-from counterpoint.report.text import cut
+from counterpoint.evaluate.run import BEFORE, START, TRAINED_PAIR
+from counterpoint.report.measured import evaluations_of_run
+from counterpoint.report.read import RunFiles
+from counterpoint.report.records import Record
+from counterpoint.report.text import cut, listed
 
 LONGEST = 20_000
 """Characters of a text. One that a model did not end would take the room of all others, and nobody reads on; it says so."""
@@ -43,11 +44,13 @@ class SampleSet:
     """The system that a question is compared with to see whether it has changed; empty without one."""
     left_out: int = 0
     """Questions that are in the run directory and not here."""
+    note: str = ""
+    """What a reader must know of where it is from; empty if nothing."""
 
 
 def sample_sets(runs: Sequence[RunFiles]) -> list[SampleSet]:
     """A set for each run that has said something: its evaluation's, or else its training's."""
-    return [found for run in runs if (found := of_evaluation(run) or of_training(run))]
+    return [found for run in runs if (found := of_evaluation(run) or of_training(run, runs))]
 
 
 def of_evaluation(run: RunFiles) -> SampleSet | None:
@@ -76,7 +79,7 @@ def of_evaluation(run: RunFiles) -> SampleSet | None:
     return SampleSet(run.name, "evaluation", systems, list(questions.values()), subject, before)
 
 
-def of_training(run: RunFiles) -> SampleSet | None:
+def of_training(run: RunFiles, runs: Sequence[RunFiles]) -> SampleSet | None:
     """What was said in the step that each question was in; and the probes, if there are any."""
     if not run.samples and not run.probes:
         return None
@@ -94,7 +97,17 @@ def of_training(run: RunFiles) -> SampleSet | None:
             asked.rows.append(
                 [place[row["step"]], reward, text_in(row, "signal"), cut(str(response), LONGEST), row.get("signal_tokens")]
             )
-    return SampleSet(run.name, "training", [f"step {step}" for step in steps], list(questions.values()), "", "")
+    found = SampleSet(run.name, "training", [f"step {step}" for step in steps], list(questions.values()), "", "")
+    found.note = f"said in training; {where_evaluated(run, runs)}"
+    return found
+
+
+def where_evaluated(run: RunFiles, runs: Sequence[RunFiles]) -> str:
+    """Where what a run says after training is, if anywhere."""
+    elsewhere = [other.name for other in evaluations_of_run(run, runs) if other is not run]
+    if run.evaluation is not None:
+        return "the responses of its evaluation are missing"
+    return f"its evaluation is in {listed(elsewhere)}" if elsewhere else "there is no evaluation yet"
 
 
 def add_probes(questions: dict[str, Asked], probes: Sequence[Record]) -> None:

@@ -1,14 +1,19 @@
 """Charts of what a run wrote down step by step."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from counterpoint.report.charts import Chart, Series, has_band, lines, series_of
+from counterpoint.report.charts import Chart, lines
 from counterpoint.report.groups import Groups
-from counterpoint.report.read import Record
-from counterpoint.report.series import MOST_POINTS, Columns, median_and_range, rounded, stacked, thin
+from counterpoint.report.palette import Series, of_both, of_groups, of_measures
+from counterpoint.report.records import Record
+from counterpoint.report.series import MOST_POINTS, Columns, median_and_range, of_how_many, pieces, rounded, stacked, thin
 
 NUMBER = (int, float)
+NUMBER_OR_NULL = (*NUMBER, type(None))
+MOST_LINES = 6
+"""Lines of a chart that can be told apart; of more measures and groups the reader chooses a measure."""
 Measure = str | Callable[[Record], float | None]
 """A field of metrics.jsonl, or what is worked out from a line of it."""
 
@@ -27,11 +32,13 @@ class Panel:
 
 
 def share(part: str, whole: str) -> Measure:
-    """One field over another."""
+    """One field over another; not a number where a step has both and they make none."""
 
     def measure(line: Record) -> float | None:
         above, below = line.get(part), line.get(whole)
-        return above / below if above is not None and below else None
+        if part not in line or whole not in line:
+            return None
+        return above / below if isinstance(above, NUMBER) and isinstance(below, NUMBER) and below else math.nan
 
     return measure
 
@@ -95,24 +102,30 @@ def training_charts(groups: Groups) -> list[Chart]:
 def draw(panel: Panel, groups: Groups) -> Chart | None:
     """A panel's chart; None where no run has anything for it."""
     drawn: dict[tuple[str, str], Columns] = {}
+    seeds: dict[str, int] = {}
     for group, runs in groups.items():
         for name, measure in panel.measures.items():
-            columns = median_and_range([over_steps(run.metrics, measure) for run in runs])
+            measured = [found for run in runs if (found := over_steps(run.metrics, measure))]
+            columns = median_and_range(measured)
             # fresh samples and one update have no KL in them: a line at 0 would only hide the others
             if columns["step"] and (panel.id != "kl" or any(columns["value"])):
-                drawn[group, name] = columns
-    if not any(name != FLOOR for _, name in drawn):
+                drawn[group, name] = columns | {"piece": pieces(measured, columns)}
+                seeds[group] = max(seeds.get(group, 0), len(measured))
+    # a floor is of what is drawn: DUET's is of accuracy, DQO's of reward
+    drawing = {group for group, name in drawn if name != FLOOR}
+    drawn = {key: columns for key, columns in drawn.items() if key[0] in drawing}
+    seeds = {group: count for group, count in seeds.items() if group in drawing}
+    if not drawn:
         return None
     measures = [name for name in panel.measures if any(key[1] == name for key in drawn)]
-    styles = series_of(list(groups), measures)
-    thinned = {key: thin(columns) for key, columns in drawn.items()}
-    table = stacked([named(rounded(columns), styles[key]) for key, columns in thinned.items()])
-    series = [styles[key] for key in drawn]
-    seeds = max(len(runs) for runs in groups.values())
-    notes = [f"median and range of {seeds} seeds"] if seeds > 1 else []
+    choose = len(groups) > 1 and len(measures) > 1 and len(drawn) > MOST_LINES
+    styles = styles_of(list(groups), measures, choose)
+    table = stacked([named(rounded(thin(columns)), styles[key], key[1] if choose else "") for key, columns in drawn.items()])
+    if not any(table["piece"]):
+        del table["piece"]
+    series = list(dict.fromkeys(styles[key] for key in drawn))
     longest = max(len(columns["step"]) for columns in drawn.values())
-    if longest > MOST_POINTS:
-        notes.append(f"{longest:,} steps thinned to {MOST_POINTS:,} points a line; the extremes of every stretch are kept")
+    thinned = f"{longest:,} steps thinned to {MOST_POINTS:,} points a line; the extremes of every stretch are kept"
     return Chart(
         id=panel.id,
         section="training",
@@ -120,19 +133,34 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
         what=f"{panel.title} over the steps of training: {', '.join(s.name for s in series)}",
         series=series,
         columns=table,
-        spec=lines("step", "step", panel.y_title, series, has_band(table), panel.percent, panel.zero),
+        spec=lines("step", "step", panel.y_title, series, table, panel.percent, panel.zero),
         x="step",
         lines=True,
-        notes=notes,
+        notes=[*of_how_many(seeds, "seed"), *([thinned] if longest > MOST_POINTS else [])],
+        choose="measure" if choose else "",
     )
 
 
+def styles_of(groups: Sequence[str], measures: Sequence[str], choose: bool) -> dict[tuple[str, str], Series]:
+    """The series of each group and measure. A name says only what is not the same in all that is drawn together."""
+    if len(groups) == 1:
+        return {(groups[0], name): series for name, series in of_measures(measures, FLOOR).items()}
+    if len(measures) == 1 or choose:
+        alike = of_groups(groups)
+        return {(group, measure): alike[group] for group in groups for measure in measures}
+    return of_both(groups, measures)
+
+
 def over_steps(metrics: Sequence[Record], measure: Measure) -> dict[int, float]:
-    """A measure by step, where there is a number. Of 100,000 steps too this takes a moment only."""
+    """A measure by step, where it was taken; not a number where a line has null. Of 100,000 steps too it takes a moment only."""
     if isinstance(measure, str):
-        return {line["step"]: float(value) for line in metrics if isinstance(value := line.get(measure), NUMBER)}
-    return {line["step"]: float(value) for line in metrics if isinstance(value := measure(line), NUMBER)}
+        taken = ((line["step"], line[measure]) for line in metrics if measure in line)
+    else:
+        taken = ((line["step"], value) for line in metrics if (value := measure(line)) is not None)
+    return {step: math.nan if value is None else float(value) for step, value in taken if isinstance(value, NUMBER_OR_NULL)}
 
 
-def named(columns: Columns, series: Series) -> Columns:
-    return {"series": [series.name] * len(columns["step"]), **columns}
+def named(columns: Columns, series: Series, measure: str) -> Columns:
+    """A line's table with its series, and with its `measure` if that is chosen."""
+    count = len(columns["step"])
+    return {"series": [series.name] * count, **({"measure": [measure] * count} if measure else {}), **columns}

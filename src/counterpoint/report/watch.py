@@ -13,7 +13,8 @@ from counterpoint.report.charts import Chart
 from counterpoint.report.document import Document, document_of
 from counterpoint.report.headline import Headline
 from counterpoint.report.page import LIMIT, drawable, fitted, page
-from counterpoint.report.read import has_died, read_run
+from counterpoint.report.read import Looks, has_died, read_run
+from counterpoint.report.text import shown
 
 HOST = "127.0.0.1"
 
@@ -23,6 +24,7 @@ class Watched:
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self.directories = list(directories)
+        self._looks: Looks = {}
         self._lock = threading.Lock()
         self._state: object = None
         self._report: tuple[Document, list[Chart]] = document_of([])
@@ -55,7 +57,7 @@ class Watched:
         runs, waiting = [], []
         for directory in self.directories:
             try:
-                runs.append(read_run(directory))
+                runs.append(read_run(directory, self._looks))
             except RunError as error:
                 waiting.append(asdict(Headline(f"Waiting for a run: {error}")))
         document, charts = document_of(runs)
@@ -115,5 +117,5 @@ def watch(directories: Sequence[Path], port: int) -> None:
     """Serve the report of `directories`, which need not exist yet, until interrupted."""
     with server_of(Watched(directories), port) as server:
         address = f"http://{HOST}:{server.server_address[1]}/"
-        print(f"{address} shows {', '.join(map(str, directories))}; Ctrl-C ends it", flush=True)
+        print(f"{address} shows {', '.join(map(shown, directories))}; Ctrl-C ends it", flush=True)
         server.serve_forever()

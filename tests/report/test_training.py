@@ -1,0 +1,82 @@
+"""Charts over training: what each line is, where it is broken, and when the reader chooses a measure."""
+
+import pytest
+
+from counterpoint.report.document import document_of
+from counterpoint.report.read import read_run
+from counterpoint.report.training import MOST_LINES
+from report.made import made
+
+RECIPES = ([], ["diversity.shaper=none"], ["policy.learning_rate=1e-3"])
+
+
+def charts_of(*directories):
+    document, _ = document_of([read_run(directory) for directory in directories])
+    return {chart["id"]: chart for chart in document["charts"]}
+
+
+def steps_of(values, field="reward"):
+    return [{"step": i, **({} if value == "absent" else {field: value})} for i, value in enumerate(values, 1)]
+
+
+def test_a_line_is_broken_where_there_was_no_number_and_not_where_nothing_was_measured(tmp_path):
+    run = made(tmp_path / "run", metrics=steps_of([0.1, "absent", 0.2, None, 0.3, float("nan"), 0.4, 0.5]))
+    columns = charts_of(run)["reward"]["columns"]
+    assert columns["step"] == [1, 3, 5, 7, 8]
+    assert columns["piece"] == [0, 0, 1, 2, 2]
+
+
+def test_a_whole_line_has_no_pieces(tmp_path):
+    run = made(tmp_path / "run", metrics=steps_of([None, 0.1, "absent", 0.2]))
+    assert list(charts_of(run)["reward"]["columns"]) == ["series", "step", "value", "low", "high"]
+
+
+def test_a_share_without_a_whole_breaks_its_line(tmp_path):
+    rows = [{"step": i, "reward": 0.5, "groups_dropped": 1.0, "groups": groups} for i, groups in enumerate((2.0, 0.0, 4.0), 1)]
+    columns = charts_of(made(tmp_path / "run", metrics=rows))["dropped"]["columns"]
+    assert (columns["step"], columns["value"], columns["piece"]) == ([1, 3], [0.5, 0.25], [0, 1])
+
+
+def test_of_a_thinned_line_a_gap_stays_if_it_can_be_seen(tmp_path):
+    values = [None if 2000 < i <= 2100 or i == 500 else 0.5 for i in range(1, 3001)]
+    columns = charts_of(made(tmp_path / "run", metrics=steps_of(values)))["reward"]["columns"]
+    first = [step for step, piece in zip(columns["step"], columns["piece"], strict=True) if piece == 0]
+    assert set(columns["piece"]) == {0, 1}
+    assert first[0] == 1
+    assert 500 < first[-1] <= 2000
+
+
+def seeds(folder, name, count, overrides=()):
+    rows = steps_of([0.1, 0.2])
+    return [made(folder / f"{name}-{seed}", seed=seed, overrides=overrides, metrics=rows) for seed in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "notes"),
+    [
+        ([1], []),
+        ([1, 1, 1], []),
+        ([3], ["median and range of 3 seeds"]),
+        ([3, 3], ["median and range of 3 seeds"]),
+        ([3, 1, 2], ["a: median and range of 3 seeds", "c: median and range of 2 seeds", "b-0: one seed"]),
+    ],
+)
+def test_it_says_of_how_many_seeds_each_line_is(tmp_path, counts, notes):
+    recipes = zip("abc", counts, RECIPES, strict=False)
+    runs = [run for name, count, recipe in recipes for run in seeds(tmp_path, name, count, recipe)]
+    assert charts_of(*runs)["reward"]["notes"] == notes
+
+
+def test_of_more_lines_than_can_be_told_apart_the_reader_chooses_a_measure(tmp_path):
+    phases = {"seconds": 2.0, "seconds_sample": 1.0, "seconds_score": 0.1, "seconds_update": 0.9}
+    rows = [{"step": 1, "reward": 0.5, "floor": 0.4, **phases}]
+    runs = [made(tmp_path / name, overrides=recipe, metrics=rows) for name, recipe in zip("abc", RECIPES, strict=True)]
+    charts = charts_of(*runs)
+    seconds, reward = charts["seconds"], charts["reward"]
+    assert 3 * len(phases) > MOST_LINES >= 3 * 2
+    assert seconds["choose"] == "measure"
+    assert [series["name"] for series in seconds["series"]] == ["a", "b", "c"]
+    assert list(dict.fromkeys(seconds["columns"]["measure"])) == ["whole step", "sample", "score", "update"]
+    assert seconds["columns"]["value"] == [2.0, 1.0, 0.1, 0.9] * 3
+    assert (reward["choose"], len(reward["series"])) == ("", 6)
+    assert charts_of(runs[0])["seconds"]["choose"] == ""
