@@ -103,6 +103,20 @@ def test_a_point_that_stands_alone_has_a_mark_and_a_gap_has_no_line(browser, tmp
             assert "1.5" not in labels
 
 
+def test_long_lines_are_told_apart_by_marks_and_short_ones_by_dashes(browser, tmp_path):
+    recipes = (("a", []), ("b", ["diversity.shaper=none"]))
+    for steps, dashes, marks in ((150, 1, 0), (400, 0, 16)):
+        runs = [made(tmp_path / f"{name}-{steps}", overrides=recipe, metrics=rewards([0.5] * steps)) for name, recipe in recipes]
+        with reading(browser, runs, tmp_path / "report.html", "training") as page:
+            chart = page.locator("#chart-reward")
+            assert chart.locator(".chart .mark-line path[stroke-dasharray*='6']").count() == dashes
+            shapes = chart.locator(".chart .mark-symbol path").evaluate_all("all => all.map((one) => one.getAttribute('d'))")
+            assert len(shapes) == marks
+            assert len(set(shapes)) == (2 if marks else 0)
+            icons = chart.locator(".legend svg").evaluate_all("all => all.map((one) => one.innerHTML)")
+            assert [("path" in icon, "6 3" in icon) for icon in icons] == [(marks > 0, False), (marks > 0, dashes > 0)]
+
+
 def test_a_read_out_of_many_long_runs_follows_the_pointer(browser, tmp_path):
     """It took 0.5 s and more a move while every move went through all rows."""
     steps = 1500
