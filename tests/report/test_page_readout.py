@@ -1,5 +1,7 @@
 """Charts in Chromium as they are read off: by mouse, finger and arrow keys; and what marks they have."""
 
+import itertools
+
 import pytest
 
 from report.made import evaluation, made, result, said
@@ -101,6 +103,18 @@ def test_a_point_that_stands_alone_has_a_mark_and_a_gap_has_no_line(browser, tmp
             labels = page.locator("#chart-reward .role-axis-label text").all_text_contents()
             assert "1" in labels
             assert "1.5" not in labels
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_labels_of_an_axis_neither_touch_nor_are_cut(browser, tmp_path, width):
+    run = made(tmp_path / "run", metrics=rewards([0.5] * 1000))
+    with reading(browser, [run], tmp_path / "report.html", "training", viewport={"width": width, "height": 800}) as page:
+        svg = page.locator("#chart-reward .chart svg").bounding_box()
+        texts = page.locator("#chart-reward .role-axis-label").first.locator("text").all()
+        boxes = sorted((text.bounding_box() for text in texts if text.get_attribute("opacity") != "0"), key=lambda box: box["x"])
+        assert len(boxes) > 2
+        assert boxes[-1]["x"] + boxes[-1]["width"] <= svg["x"] + svg["width"]
+        assert all(one["x"] + one["width"] < other["x"] for one, other in itertools.pairwise(boxes))
 
 
 def test_long_lines_are_told_apart_by_marks_and_short_ones_by_dashes(browser, tmp_path):

@@ -97,7 +97,7 @@ def marks_of(columns: Columns, series: Sequence[Series], up: Spec, span: Spec) -
         },
         {
             "transform": [*counts, {"filter": seen}],
-            "mark": {"type": "point", "filled": True, "opacity": 1, "size": 60, "tooltip": False},
+            "mark": {"type": "point", "filled": True, "opacity": 1, "size": 80, "tooltip": False},
             "encoding": {"y": up, "color": colour_of(series), "shape": shape_of(series) | key},
         },
     ]
@@ -115,8 +115,8 @@ WHOLE = {
     "tickOpacity": BROKEN,
 }  # fmt: skip
 """An axis of steps, tokens or samples: there is nothing between two."""
-APART = {"labelFlush": False, "labelOverlap": True, "labelSeparation": 8}
-"""Labels of an axis that stand at their ticks, and leave some out before they touch."""
+APART = {"labelFlush": True, "labelOverlap": True, "labelSeparation": 8}
+"""Labels of an axis that leave some out before they touch; the first and last stay inside the chart, where they are not cut."""
 LINE = ("series", "measure", "piece")
 """Columns whose values, where there are such columns, a line's points have alike."""
 
