@@ -63,7 +63,8 @@ def test_a_finger_reads_a_point_off_and_puts_the_words_away(browser, policies, t
         readout = page.locator("#chart-by_diversity .readout")
         expect(readout).to_be_visible()
         assert readout.inner_text().split("\n") == [
-            "run", "different right answers in 2 samples: 4",
+            "run", "different right answers in 2 samples: 4", "different right answers in 2 samples, from: 4",
+            "different right answers in 2 samples, to: 4",
             "mean reward: 0.75", "mean reward, from: 0.75", "mean reward, to: 0.75",
         ]  # fmt: skip
         expect(page.locator("#vg-tooltip-element")).to_be_hidden()

@@ -162,7 +162,8 @@ def points(x_title: str, y_title: str, series: Sequence[Series], percent: bool =
     below = {"condition": {"test": "datum.value < 0", "value": 0}, "value": 1}
     across["axis"] = {"labelExpr": "datum.value < 0 ? '' : datum.label", **APART}
     across["axis"] |= {"gridOpacity": below, "tickOpacity": below}
-    told = {"series": "series", "x": x_title, "y": y_title, "y_low": f"{y_title}, from", "y_high": f"{y_title}, to"}
+    told = {"series": "series", "x": x_title, "x_low": f"{x_title}, from", "x_high": f"{x_title}, to"}
+    told |= {"y": y_title, "y_low": f"{y_title}, from", "y_high": f"{y_title}, to"}
     mark = {"type": "rule", "strokeWidth": 1.4, "opacity": 0.8, "aria": False, "tooltip": False}
     return {
         "layer": [
