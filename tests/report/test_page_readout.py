@@ -1,5 +1,7 @@
 """Charts in Chromium as they are read off: by mouse, finger and arrow keys; and what marks they have."""
 
+import itertools
+
 import pytest
 
 from report.made import evaluation, made, result, said
@@ -61,7 +63,8 @@ def test_a_finger_reads_a_point_off_and_puts_the_words_away(browser, policies, t
         readout = page.locator("#chart-by_diversity .readout")
         expect(readout).to_be_visible()
         assert readout.inner_text().split("\n") == [
-            "run", "different right answers in 2 samples: 4",
+            "run", "different right answers in 2 samples: 4", "different right answers in 2 samples, from: 4",
+            "different right answers in 2 samples, to: 4",
             "mean reward: 0.75", "mean reward, from: 0.75", "mean reward, to: 0.75",
         ]  # fmt: skip
         expect(page.locator("#vg-tooltip-element")).to_be_hidden()
@@ -101,6 +104,32 @@ def test_a_point_that_stands_alone_has_a_mark_and_a_gap_has_no_line(browser, tmp
             labels = page.locator("#chart-reward .role-axis-label text").all_text_contents()
             assert "1" in labels
             assert "1.5" not in labels
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_labels_of_an_axis_neither_touch_nor_are_cut(browser, tmp_path, width):
+    run = made(tmp_path / "run", metrics=rewards([0.5] * 1000))
+    with reading(browser, [run], tmp_path / "report.html", "training", viewport={"width": width, "height": 800}) as page:
+        svg = page.locator("#chart-reward .chart svg").bounding_box()
+        texts = page.locator("#chart-reward .role-axis-label").first.locator("text").all()
+        boxes = sorted((text.bounding_box() for text in texts if text.get_attribute("opacity") != "0"), key=lambda box: box["x"])
+        assert len(boxes) > 2
+        assert boxes[-1]["x"] + boxes[-1]["width"] <= svg["x"] + svg["width"]
+        assert all(one["x"] + one["width"] < other["x"] for one, other in itertools.pairwise(boxes))
+
+
+def test_long_lines_are_told_apart_by_marks_and_short_ones_by_dashes(browser, tmp_path):
+    recipes = (("a", []), ("b", ["diversity.shaper=none"]))
+    for steps, dashes, marks in ((150, 1, 0), (400, 0, 16)):
+        runs = [made(tmp_path / f"{name}-{steps}", overrides=recipe, metrics=rewards([0.5] * steps)) for name, recipe in recipes]
+        with reading(browser, runs, tmp_path / "report.html", "training") as page:
+            chart = page.locator("#chart-reward")
+            assert chart.locator(".chart .mark-line path[stroke-dasharray*='6']").count() == dashes
+            shapes = chart.locator(".chart .mark-symbol path").evaluate_all("all => all.map((one) => one.getAttribute('d'))")
+            assert len(shapes) == marks
+            assert len(set(shapes)) == (2 if marks else 0)
+            icons = chart.locator(".legend svg").evaluate_all("all => all.map((one) => one.innerHTML)")
+            assert [("path" in icon, "6 3" in icon) for icon in icons] == [(marks > 0, False), (marks > 0, dashes > 0)]
 
 
 def test_a_read_out_of_many_long_runs_follows_the_pointer(browser, tmp_path):

@@ -77,7 +77,7 @@ def test_a_large_run_is_built_soon_stays_small_and_is_quick_to_use(browser, larg
         frames = page.evaluate(SCROLL, "html")
         print(f"scrolling the charts: median frame {frames[30]:.0f} ms, slowest {frames[-1]:.0f} ms")
         assert page.evaluate("document.scrollingElement.scrollTop") > 1000
-        assert frames[30] < 100
+        assert frames[-5] < 100
 
         go_to(page, "samples")
         assert page.locator(".filters [role=status]").inner_text() == f"{QUESTIONS:,} of {QUESTIONS:,} questions"

@@ -1,5 +1,6 @@
 """Charts as Vega-Lite: what a chart is, and how lines and points are drawn."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ def lines(
 ) -> Spec:
     """Lines over x with the range from `low` to `high`, where `columns` have one. Drag and scroll with Shift move along x.
 
-    A line is drawn piece by piece, if there is a column "piece"; a point that stands alone in its piece has a mark.
+    A line is drawn piece by piece, if there is a column "piece".
     """
     y_axis = {"title": y_title, **({"format": "~%"} if percent else {})}
     across = {
@@ -53,7 +54,7 @@ def lines(
         "axis": WHOLE | APART,
     }  # fmt: skip
     pieces = {"detail": {"field": "piece"}} if "piece" in columns else {}
-    marks = 1 in together(columns)
+    marks, long = 1 in together(columns), is_long(columns)
     scale = {"zero": zero, "nice": not marks, **({"padding": 8} if marks else {})}  # a mark at the edge is not cut in half
     up = {"field": "value", "type": "quantitative", "title": y_title, "axis": y_axis, "scale": scale}
     span = {
@@ -69,24 +70,37 @@ def lines(
     line = {
         "mark": {"type": "line", "strokeWidth": 1.6, "strokeJoin": "round", "tooltip": False},
         "params": [{"name": "along", "select": along(), "bind": "scales"}],
-        "encoding": {"y": up, "color": colour_of(series), "strokeDash": dash_of(series), **pieces},
+        "encoding": {"y": up, "color": colour_of(series), **({} if long else {"strokeDash": dash_of(series)}), **pieces},
     }
-    # a picture's legend has the dashes, or the shapes where there are no lines
-    key = {} if together(columns) == {1} else {"legend": None}
-    alone = [
+    layers = [*([area] if has_band(columns) else []), line, *(marks_of(columns, series, up, span) if marks or long else [])]
+    return {"encoding": {"x": across}, "layer": layers}
+
+
+def marks_of(columns: Columns, series: Sequence[Series], up: Spec, span: Spec) -> list[Spec]:
+    """A mark, and the range under it, where a point stands alone; on long lines one now and then, which tells them apart."""
+    long = is_long(columns)
+    counts = [
+        {"joinaggregate": [{"op": "count", "as": "together"}], "groupby": line_names(columns)},
+        {"joinaggregate": [{"op": "count", "as": "all"}], "groupby": line_names(columns, pieces=False)},
+        {"window": [{"op": "row_number", "as": "nth"}], "groupby": line_names(columns, pieces=False)},
+    ]
+    names = [one.name for one in series]
+    now_and_then = f"(datum.nth + 5 * indexof({json.dumps(names)}, datum.series)) % ceil(datum.all / {MARKS}) == 0"
+    seen = f"datum.together == 1 || {now_and_then}" if long and len(series) > 1 else "datum.together == 1"
+    # a picture's legend has the dashes, or the shapes where there are none
+    key = {} if long or together(columns) == {1} else {"legend": None}
+    return [
         {
-            "transform": alone_in(columns),
+            "transform": [*counts, {"filter": "datum.together == 1"}],
             "mark": {"type": "rule", "strokeWidth": 1.4, "opacity": 0.5, "tooltip": False},
             "encoding": span,
         },
         {
-            "transform": alone_in(columns),
-            "mark": {"type": "point", "filled": True, "opacity": 1, "size": 60, "tooltip": False},
+            "transform": [*counts, {"filter": seen}],
+            "mark": {"type": "point", "filled": True, "opacity": 1, "size": 80, "tooltip": False},
             "encoding": {"y": up, "color": colour_of(series), "shape": shape_of(series) | key},
         },
     ]
-    layers = [*([area] if has_band(columns) else []), line, *(alone if marks else [])]
-    return {"encoding": {"x": across}, "layer": layers}
 
 
 def along() -> Spec:
@@ -101,25 +115,30 @@ WHOLE = {
     "tickOpacity": BROKEN,
 }  # fmt: skip
 """An axis of steps, tokens or samples: there is nothing between two."""
-APART = {"labelFlush": False, "labelOverlap": True, "labelSeparation": 8}
-"""Labels of an axis that stand at their ticks, and leave some out before they touch."""
+APART = {"labelFlush": True, "labelOverlap": True, "labelSeparation": 8}
+"""Labels of an axis that leave some out before they touch; the first and last stay inside the chart, where they are not cut."""
 LINE = ("series", "measure", "piece")
 """Columns whose values, where there are such columns, a line's points have alike."""
 
 
-def line_names(columns: Columns) -> list[str]:
-    return [name for name in LINE if name in columns]
+LONG = 150
+"""Points up to which a line has its dash. A longer one that goes up and down has so many dashes that to draw them takes a second,
+and that they cannot be told from others: it has marks."""
+MARKS = 8
+"""Marks of a long line."""
 
 
-def alone_in(columns: Columns) -> list[Spec]:
-    """Leaves the points that nothing is joined to."""
-    count = {"joinaggregate": [{"op": "count", "as": "together"}], "groupby": line_names(columns)}
-    return [count, {"filter": "datum.together == 1"}]
+def line_names(columns: Columns, pieces: bool = True) -> list[str]:
+    return [name for name in LINE if name in columns and (pieces or name != "piece")]
 
 
-def together(columns: Columns) -> set[int]:
-    """How many points the pieces of lines have."""
-    return set(Counter(zip(*(columns[name] for name in line_names(columns)), strict=True)).values())
+def together(columns: Columns, pieces: bool = True) -> set[int]:
+    """How many points the lines have, or their pieces."""
+    return set(Counter(zip(*(columns[name] for name in line_names(columns, pieces)), strict=True)).values())
+
+
+def is_long(columns: Columns) -> bool:
+    return max(together(columns, pieces=False), default=0) > LONG
 
 
 def has_band(columns: Columns) -> bool:
@@ -143,7 +162,8 @@ def points(x_title: str, y_title: str, series: Sequence[Series], percent: bool =
     below = {"condition": {"test": "datum.value < 0", "value": 0}, "value": 1}
     across["axis"] = {"labelExpr": "datum.value < 0 ? '' : datum.label", **APART}
     across["axis"] |= {"gridOpacity": below, "tickOpacity": below}
-    told = {"series": "series", "x": x_title, "y": y_title, "y_low": f"{y_title}, from", "y_high": f"{y_title}, to"}
+    told = {"series": "series", "x": x_title, "x_low": f"{x_title}, from", "x_high": f"{x_title}, to"}
+    told |= {"y": y_title, "y_low": f"{y_title}, from", "y_high": f"{y_title}, to"}
     mark = {"type": "rule", "strokeWidth": 1.4, "opacity": 0.8, "aria": False, "tooltip": False}
     return {
         "layer": [

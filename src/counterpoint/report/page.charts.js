@@ -93,7 +93,7 @@ function legendOf(held) {
     ...(series.length > 6 ? [all("all", false), all("none", true)] : []));
 }
 
-/* How a series is drawn: its dash, its shape, or both where points of lines stand alone. */
+/* How a series is drawn: its dash, its shape, or both where points of lines stand alone. A long line has marks and no dash. */
 function iconOf(chart, one) {
   const drawn = (tag, attributes, ...children) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -101,10 +101,11 @@ function iconOf(chart, one) {
     element.append(...children);
     return element;
   };
-  const colour = `var(--series-${one.colour})`, points = !chart.lines || chart.spec.layer.some((layer) => layer.encoding.shape);
+  const colour = `var(--series-${one.colour})`, has = (channel) => chart.spec.layer.some((layer) => layer.encoding[channel]);
+  const points = !chart.lines || has("shape") && chart.series.length > 1, dash = chart.lines && has("strokeDash") && one.dash[1];
   return drawn("svg", { viewBox: "0 0 26 12", "aria-hidden": "true" },
     ...(chart.lines ? [drawn("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: colour, "stroke-width": 2,
-      "stroke-dasharray": one.dash[1] ? one.dash.join(" ") : "none" })] : []),
+      "stroke-dasharray": dash ? one.dash.join(" ") : "none" })] : []),
     ...(points ? [drawn("path", { d: SHAPES[one.shape], fill: colour })] : []));
 }
 
