@@ -192,7 +192,7 @@ class DiversityConfig(Section):
     )
     alpha_end: float = Field(0.0, description="linear: α at the last step.", ge=0, le=MOST_ALPHA)
     floor: float = Field(0.5, description="quality_floor: the mean reward to keep.", gt=0, le=1)
-    rate: float = Field(0.02, description="quality_floor: the most that the part of α that is remembered rises in a step.", gt=0)
+    rate: float = Field(0.02, description="quality_floor: the most that α rises in a step by what is remembered.", gt=0)
     gain: float = Field(
         0.4, description="quality_floor: what a tolerance above the floor adds to α, and one below it takes; 10 to 20 rates.", gt=0
     )
