@@ -194,7 +194,7 @@ class DiversityConfig(Section):
     floor: float = Field(0.5, description="quality_floor: the mean reward to keep.", gt=0, le=1)
     rate: float = Field(0.02, description="quality_floor: the most that α rises in a step by what is remembered.", gt=0)
     gain: float = Field(
-        0.4, description="quality_floor: what a tolerance above the floor adds to α, and one below it takes; 10 to 20 rates.", gt=0
+        0.4, description="quality_floor: what a tolerance above the floor adds to α, and one below takes; 10 to 20 rates.", gt=0
     )
     tolerance: float = Field(0.02, description="quality_floor: the distance from the floor that matters.", gt=0)
     maximum: float = Field(4.0, description="quality_floor: α's upper bound.", gt=0, le=MOST_ALPHA)
