@@ -1,7 +1,8 @@
 """The database of API keys: made once, left alone if it is another's, named without its password if it cannot be opened."""
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Timer
 
 import pytest
 from sqlalchemy import select
@@ -23,6 +24,18 @@ def test_a_new_database_may_be_opened_by_many_at_once(database):
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(open_it, range(8))) == [1] * 8
+
+
+def test_a_file_that_another_is_writing_is_waited_for(tmp_path):
+    file = tmp_path / "keys.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE theirs(x)")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerError, match="database is locked"):
+        open_database(f"sqlite:///{file}", patience=0.1)
+    Timer(0.2, other.execute, ["COMMIT"]).start()
+    open_database(f"sqlite:///{file}", patience=30.0).dispose()
+    other.close()
 
 
 def test_tables_of_another_version_are_left_alone(database):

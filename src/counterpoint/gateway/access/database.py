@@ -1,7 +1,10 @@
 """The database of API keys and of what they used: its tables, and how it is opened. SQLite in a file, or PostgreSQL."""
 
 import hashlib
+import random
+import time
 from pathlib import Path
+from sqlite3 import SQLITE_BUSY, OperationalError
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
 
@@ -125,8 +128,7 @@ def _sqlite(url: URL, patience: float) -> Engine:
     @event.listens_for(engine, "connect")
     def set_up(connection: SQLiteConnection, record: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes only with the first write
-        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-            connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection, patience)
         # a kill -9 loses nothing; a power cut may lose what was booked since the system last wrote its cache (about 30 s)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: a commit that has to move the log waits for the disk
@@ -137,6 +139,21 @@ def _sqlite(url: URL, patience: float) -> Engine:
         connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(ONLY_READS) else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _write_ahead(connection: SQLiteConnection, patience: float) -> None:
+    """Give a new file its write-ahead log. SQLite does not wait for the lock of this change: two that open the file at once would
+    each wait for the other to let it go."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))
 
 
 def _postgresql(url: URL, patience: float) -> Engine:
