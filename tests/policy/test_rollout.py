@@ -238,9 +238,9 @@ def test_when_ended_rows_leave_the_batch_changes_nothing(kind, monkeypatch):
     results = []
     for share in (0, rollout.COMPACT_SHARE, 10**6):  # never, as it is, at once
         monkeypatch.setattr(rollout, "COMPACT_SHARE", share)
-        model = ending_model(kind)
-        calls = record_calls(model)
-        results.append(sampler(model).sample(PROMPTS, 8, SamplingParams(24), seed=8))
+        sampling = sampler(ending_model(kind))
+        calls = record_calls(sampling.model)
+        results.append(sampling.sample(PROMPTS, 8, SamplingParams(24), seed=8))
         assert (min(rows for rows, _ in calls[1:]) == 24) == (share == 0)
     stops = Counter(completion.stop for group in results[0] for completion in group)
     assert stops["end"] > 12
@@ -251,9 +251,9 @@ def test_when_ended_rows_leave_the_batch_changes_nothing(kind, monkeypatch):
 def test_the_batch_budget_changes_nothing_but_the_batches():
     results, prefills = [], []
     for budget in (1, 2 * 4 * 25, 100_000):
-        model = ending_model()
-        calls = record_calls(model)
-        results.append(sampler(model, budget).sample(PROMPTS, 4, SamplingParams(16), seed=9))
+        sampling = sampler(ending_model(), budget)
+        calls = record_calls(sampling.model)
+        results.append(sampling.sample(PROMPTS, 4, SamplingParams(16), seed=9))
         prefills.append([rows for rows, tokens in calls if tokens > 1])
     assert prefills == [[1, 1, 1], [2, 1], [3]]
     assert_same(results[0], results[1])
@@ -294,9 +294,10 @@ def test_a_listener_hears_every_token_as_it_is_drawn_and_changes_none(budget):
 
 def test_what_a_listener_raises_ends_the_sampling_at_once():
     model = tiny_models.model().train()
+    sampling = sampler(model)
     calls = record_calls(model)
     with pytest.raises(InterruptedError):
-        sampler(model).sample(PROMPTS, 2, SamplingParams(50), seed=0, on_tokens=Heard(enough=3))
+        sampling.sample(PROMPTS, 2, SamplingParams(50), seed=0, on_tokens=Heard(enough=3))
     assert len(calls) == 3  # the prompts, and two tokens after the first
     assert all(module.training for module in model.modules())
 
@@ -305,16 +306,16 @@ def test_what_a_listener_raises_ends_the_sampling_at_once():
 
 
 def test_samples_of_a_prompt_share_its_prefill():
-    model = tiny_models.model()
-    calls = record_calls(model)
-    sampler(model).sample(PROMPTS, 5, SamplingParams(3), seed=0)
+    sampling = sampler(tiny_models.model())
+    calls = record_calls(sampling.model)
+    sampling.sample(PROMPTS, 5, SamplingParams(3), seed=0)
     assert calls == [(3, 9), (15, 1), (15, 1)]  # the last token drawn is not fed back
 
 
 def test_rows_that_ended_cost_nothing_more():
-    model = ending_model()
-    calls = record_calls(model)
-    groups = sampler(model).sample(PROMPTS, 32, SamplingParams(64), seed=10)
+    sampling = sampler(ending_model())
+    calls = record_calls(sampling.model)
+    groups = sampling.sample(PROMPTS, 32, SamplingParams(64), seed=10)
     computed = sum(rows for rows, tokens in calls if tokens == 1)
     # a token is fed back unless it is its row's last
     needed = sum(len(completion.tokens) - 1 for group in groups for completion in group)
@@ -324,10 +325,11 @@ def test_rows_that_ended_cost_nothing_more():
 
 def test_sampling_ends_when_every_row_has():
     model = tiny_models.model()
+    sampling = sampler(model)
     calls = record_calls(model)
     end = tiny_models.tokenizer().convert_tokens_to_ids(tiny_models.END)
     say(model, [20, end], prompt_length=9)
-    group = sampler(model).sample([PROMPTS[0]], 4, SamplingParams(50), seed=0)[0]
+    group = sampling.sample([PROMPTS[0]], 4, SamplingParams(50), seed=0)[0]
     assert [completion.tokens for completion in group] == [(20, end)] * 4
     assert len(calls) == 2
 

@@ -225,14 +225,7 @@ def packed_attention(
     Raises `NotImplementedError` where a model asks for more than plain causal attention: with any tensor of its own (a bias,
     sinks, chosen keys), which need not show in the few tokens that a model is tried on.
     """
-    own = {name: value for name, value in others.items() if name not in ("position_ids", "cache_position")}
-    strange = [name for name, value in own.items() if isinstance(value, Tensor) or (name == "softcap" and value is not None)]
-    if attention_mask is not None:
-        strange.append("a mask of the model's own")
-    if own.get("is_causal") is False or not getattr(module, "is_causal", True):
-        strange.append("attention to what comes after")
-    if getattr(module, "attn_temperature_tuning", False):  # Llama 4's queries grow with their place in the row, from the 8,192nd
-        strange.append("attn_temperature_tuning")
+    strange = beyond_plain(module, attention_mask, others)
     if packed is None or strange or query.shape[0] != 1:
         raise NotImplementedError(f"packed attention does not do {', '.join(strange) or 'this'}")
     packed.attended.append(module)
@@ -255,6 +248,19 @@ def packed_attention(
     return torch.cat(results).index_select(0, packed.places_S)[None], None
 
 
+def beyond_plain(module: nn.Module, attention_mask: Tensor | None, others: dict[str, Any]) -> list[str]:
+    """What a model asks of an attention function besides plain causal attention."""
+    own = {name: value for name, value in others.items() if name not in ("position_ids", "cache_position")}
+    strange = [name for name, value in own.items() if isinstance(value, Tensor) or (name == "softcap" and value is not None)]
+    if attention_mask is not None:
+        strange.append("a mask of the model's own")
+    if own.get("is_causal") is False or not getattr(module, "is_causal", True):
+        strange.append("attention to what comes after")
+    if getattr(module, "attn_temperature_tuning", False):  # Llama 4's queries grow with their place in the row, from the 8,192nd
+        strange.append("attn_temperature_tuning")
+    return strange
+
+
 def gathered(states_S: Tensor, places: Tensor, groups: int = 1) -> Tensor:
     """States [S, heads, width] at places [R, L], each head so many times: [R, heads, L, width]."""
     states = states_S.index_select(0, places.flatten()).view(*places.shape, *states_S.shape[1:]).transpose(1, 2)
@@ -265,11 +271,11 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
 
 
 @contextmanager
-def attending_packed(model: PreTrainedModel) -> Iterator[None]:
-    """Within it, the model attends by `packed_attention`."""
+def attending(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Within it, the model attends by the attention function of this name."""
     config = model.config.get_text_config()
     before = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = name
     try:
         yield
     finally:

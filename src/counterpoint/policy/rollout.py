@@ -6,14 +6,13 @@ every row gets its own uniform numbers, and a token is read off the inverse of i
 
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterpoint.errors import ModelError
+from counterpoint.policy.cache import Grouped, Separate, can_group, fits_window, prefill
 from counterpoint.policy.packing import ATTENDING
 from counterpoint.rl.types import Completion, SamplingParams, StopReason
 
@@ -24,46 +23,6 @@ NOT_TEXT = "\N{REPLACEMENT CHARACTER}"
 OnTokens = Callable[[list[int], list[int], list[float]], None]
 """Hears of each step: the rows (prompt · n + sample) that have not ended, their new tokens, the log-probabilities of these, which
 are untempered, as servers usually report them. What it raises ends the sampling."""
-
-
-class GrowingLayer(DynamicLayer):
-    """A cache layer that writes into spare room and doubles it when it is used up, instead of copying all of it each token."""
-
-    used = 0
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        end = self.used + key_states.shape[-2]
-        if not self.is_initialized or end > self._room_keys.shape[-2]:
-            self._grow(key_states, value_states, room=max(2 * end, 32))
-        self._room_keys[..., self.used : end, :] = key_states
-        self._room_values[..., self.used : end, :] = value_states
-        self.used = end
-        return self._show()
-
-    def _grow(self, key_states: Tensor, value_states: Tensor, room: int) -> None:
-        fresh = not self.is_initialized
-        old_keys, old_values = (None, None) if fresh else (self.keys, self.values)
-        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-        # keys and values may differ in width (multi-head latent attention)
-        self._room_keys = key_states.new_empty(*key_states.shape[:-2], room, key_states.shape[-1])
-        self._room_values = value_states.new_empty(*value_states.shape[:-2], room, value_states.shape[-1])
-        if old_keys is not None and old_values is not None:
-            self._room_keys[..., : self.used, :] = old_keys
-            self._room_values[..., : self.used, :] = old_values
-
-    def _show(self) -> tuple[Tensor, Tensor]:
-        keys, values = self._room_keys[..., : self.used, :], self._room_values[..., : self.used, :]
-        self.keys, self.values = keys, values
-        return keys, values
-
-    def get_seq_length(self) -> int:
-        return self.used
-
-    def select_rows(self, rows: Tensor) -> None:
-        """Keep (or repeat) rows of the batch, in the order of `rows`."""
-        self._room_keys = self._room_keys.index_select(0, rows)
-        self._room_values = self._room_values.index_select(0, rows)
-        self._show()
 
 
 class StopStrings:
@@ -154,6 +113,7 @@ class TransformersSampler:
         self.model = model
         self.tokenizer = tokenizer
         self.tokens_per_batch = tokens_per_batch
+        self.groups = can_group(model)
         self.stop_strings = lru_cache(maxsize=64)(partial(StopStrings, tokenizer))
         self.end_tokens = torch.tensor(sorted(end_tokens(model, tokenizer)), dtype=torch.long, device=model.device)
 
@@ -200,12 +160,10 @@ class TransformersSampler:
         stopped = torch.zeros(total, dtype=torch.bool, device=device)
         ended_at_end = torch.zeros(total, dtype=torch.bool, device=device)
 
-        logits, cache, mask, position = self._prefill(prompts)
-        spread = torch.arange(len(prompts), device=device).repeat_interleave(n)
-        logits, mask, position = logits[spread], mask[spread], position[spread]
-        for layer in cache.layers:
-            layer.select_rows(spread)  # pyright: ignore[reportAttributeAccessIssue]
-        padded = not bool(mask.all())
+        read = prefill(self.model, prompts)
+        logits = read.logits_P_V.repeat_interleave(n, dim=0)
+        grouped = self.groups and fits_window(self.model, read.mask_P_L.shape[1] + params.max_tokens)
+        past = (Grouped if grouped else Separate)(self.model, read, n)
         rows = torch.arange(total, device=device)  # the rows still being computed
         running = torch.ones(total, dtype=torch.bool, device=device)  # of those, the ones that have not ended
 
@@ -230,44 +188,10 @@ class TransformersSampler:
             if (len(rows) - left) * COMPACT_SHARE >= len(rows):
                 keep = running.nonzero().flatten()
                 rows, running, token = rows[keep], running[keep], token[keep]
-                mask, position = mask[keep], position[keep]
-                for layer in cache.layers:
-                    layer.select_rows(keep)  # pyright: ignore[reportAttributeAccessIssue]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            position = position + 1
-            logits = self.model(
-                input_ids=token[:, None],
-                attention_mask=mask if padded else None,
-                position_ids=position[:, None],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+                past.keep(keep)
+            logits = past.read(token)
 
         return self._completions(prompts, n, params, tokens, logprobs, entropies, lengths, stopped, ended_at_end)
-
-    def _prefill(self, prompts: list[Sequence[int]]) -> tuple[Tensor, Cache, Tensor, Tensor]:
-        """The prompts, left-padded, through the model once: next-token logits [P, V], cache, mask [P, L], last position [P]."""
-        device = self.model.device
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.as_tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        ids, mask = ids.to(device), mask.to(device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        # every layer keeps all keys; a sliding window is then a matter of the mask alone
-        cache = Cache(layers=[GrowingLayer() for _ in range(self.model.config.get_text_config().num_hidden_layers)])
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits, cache, mask, positions[:, -1]
 
     def _at_stop(self, tokens: Tensor, newest: Tensor, stops: tuple[str, ...]) -> Tensor:
         if not stops:

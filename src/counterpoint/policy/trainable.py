@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from counterpoint.errors import DataError
-from counterpoint.policy.packing import Packed, Row, attending_packed, only_attends, pack, packed_batches, window_of
+from counterpoint.policy.packing import NAME, Packed, Row, attending, only_attends, pack, packed_batches, window_of
 
 OPTIMIZER_FILE = "optimizer.pt"
 
@@ -62,7 +62,7 @@ class TrainableModel:
     def _packed_states(self, packed: Packed) -> Tensor:
         """What the model makes of the places that predict, [n, D]."""
         inputs = {"input_ids": packed.ids_S[None], "position_ids": packed.positions_S[None], "packed": packed}
-        with attending_packed(self.model):
+        with attending(self.model, NAME):
             return self._run(inputs)[0].index_select(0, packed.predicts_N)
 
     def _packs_all(self, rows: Sequence[Row]) -> bool:
