@@ -136,9 +136,9 @@ def test_the_time_of_a_step_is_told_by_phase(tmp_path, monkeypatch):
     monkeypatch.setattr(reward, "signal_reward", time.taking(100, reward.signal_reward))
     trained(recipe, pair, toy_task(time.taking(10, lambda questions, responses: [i % 2 for i in range(len(responses))])))
     [metrics] = read_metrics(tmp_path / "trial")
-    # signals, aided and unaided answers are sampled; the answers graded apart; both models updated
-    assert [metrics[f"seconds_{phase}"] for phase in ("sample", "score", "shape", "update")] == [3, 20, 100, 2000]
-    assert metrics["seconds"] == 2123
+    # signals, then answers are sampled; all answers graded at once; both models updated
+    assert [metrics[f"seconds_{phase}"] for phase in ("sample", "score", "shape", "update")] == [2, 10, 100, 2000]
+    assert metrics["seconds"] == 2112
 
 
 # --- who learns from what
@@ -374,7 +374,7 @@ def test_steps_without_an_update_do_not_save_a_run_whose_updates_are_not_finite(
     batches = 0
 
     def grade(questions, responses):
-        """Ties every other time; the first step grades twice, its unaided answers too."""
+        """Ties every other step."""
         nonlocal batches
         batches += 1
         return grade_by_bytes(questions, responses) if batches % 2 else [1.0] * len(responses)
@@ -384,7 +384,7 @@ def test_steps_without_an_update_do_not_save_a_run_whose_updates_are_not_finite(
     with pytest.raises(TrainingError, match="not finite"):
         trained(recipe, fake_pair(recipe, capable, light), toy_task(grade))
     tried = ["capable_skipped_updates" in record for record in read_metrics(tmp_path / "trial")]
-    assert tried == [True] + [True, False] * 3 + [True]
+    assert tried == [True, False] * 4 + [True]
 
 
 def test_a_run_that_ends_with_an_update_that_is_not_finite_warns(tmp_path):

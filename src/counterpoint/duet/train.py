@@ -1,7 +1,7 @@
 """DUET: a capable model M and a light model m learn together, so that M writes only the reasoning that m needs.
 
 arXiv 2605.01111. `duet_step` is one step in the paper's order: sample, score, shape, advantage, update, multiplier.
-Axis suffixes: `_Q` questions, `_G` signals of a question, `_A` answers to a signal.
+Axis suffixes: `_Q` questions, `_G` signals of a question, `_S` these and an empty one, `_A` answers to a signal.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -100,29 +100,23 @@ def duet_step(
     signal_params = SamplingParams(duet.max_signal_tokens, duet.temperature, entropies=by_token)
     answer_params = SamplingParams(duet.max_answer_tokens, duet.temperature)
 
-    # 1. Sample: M writes n signals a question; m answers each n_m times, and unaided where that is used.
+    # 1. Sample: M writes n signals a question; m answers each n_m times, and as often unaided where that is used.
     signals_Q_G = write_signals(
         capable.speaker, questions, duet.signals, signal_params, seed_for(recipe.run.seed, "signals", step)
     )
-    texts_Q_G = [[signal.text for signal in group] for group in signals_Q_G]
-    aided = write_answers(
-        light.speaker, questions, texts_Q_G, duet.answers, answer_params, seed_for(recipe.run.seed, "aided", step)
-    )
     in_baseline = duet.marginal_utility and algorithm.advantage == "reinforce_pp"
-    unaided = None
-    if in_baseline or step % duet.unaided_every == 0:
-        unaided = write_answers(
-            light.speaker, questions, [[""]] * len(questions), duet.answers, answer_params,
-            seed_for(recipe.run.seed, "unaided", step),
-        )  # fmt: skip
+    # an empty signal asks m unaided, in the batches of its aided answers
+    unaided = [""] if in_baseline or step % duet.unaided_every == 0 else []
+    answers = write_answers(
+        light.speaker, questions, [[*(signal.text for signal in group), *unaided] for group in signals_Q_G], duet.answers,
+        answer_params, seed_for(recipe.run.seed, "aided", step),
+    )  # fmt: skip
     clock.lap("sample")
 
     # 2. Score. A question with an answer that could not be graded (and was to be skipped) leaves the step.
-    rewards_Q_G_A, skipped = score(task, questions, aided.completions, recipe.task.on_grader_error)
-    unaided_Q = None
-    if unaided is not None:
-        unaided_Q_1_A, unaided_skipped = score(task, questions, unaided.completions, recipe.task.on_grader_error)
-        unaided_Q, skipped = unaided_Q_1_A.mean(dim=(1, 2)), skipped + unaided_skipped
+    rewards_Q_S_A, skipped = score(task, questions, answers.completions, recipe.task.on_grader_error)
+    rewards_Q_G_A = rewards_Q_S_A[:, : duet.signals]
+    unaided_Q = rewards_Q_S_A[:, -1].mean(dim=1) if unaided else None
     kept = ~rewards_Q_G_A.isnan().any(dim=(1, 2))
     if in_baseline and unaided_Q is not None:
         kept &= ~unaided_Q.isnan()
@@ -132,7 +126,7 @@ def duet_step(
         )
     kept_rows = kept.nonzero().flatten().tolist()
     signals_Q_G = [signals_Q_G[q] for q in kept_rows]
-    answers_Q_G_A = [aided.completions[q] for q in kept_rows]
+    answers_Q_G_A = [answers.completions[q][: duet.signals] for q in kept_rows]
     rewards_Q_G_A = rewards_Q_G_A[kept]
     clock.lap("score")
 
@@ -173,7 +167,7 @@ def duet_step(
         "signal_tokens": mean_length,
         "answer_tokens": mean(len(c.tokens) for group in answers_Q_G_A for answers in group for c in answers),
         "signals_unclosed": mean(s.stop != "stop" for group in signals_Q_G for s in group),
-        "signals_cut": aided.signals_cut,
+        "signals_cut": answers.signals_cut,
         "multiplier": multiplier,
         "gradings_skipped": skipped,
     }
