@@ -3,6 +3,7 @@
     pip install -e '.[trl]'
     python benchmarks/step.py                              # every shape; an hour on two cores
     python benchmarks/step.py --shapes tiny ragged --steps 9
+    python benchmarks/step.py --growth                     # how ours grows as the work is doubled, and doubled again
     python benchmarks/step.py --device cuda
 
 The same model, prompts, group size, lengths, precision, loss and reward in TRL's GRPOTrainer and in `dqo_step` without a
@@ -12,13 +13,16 @@ benchmarks/results/step-DEVICE.json. What is measured is in step_shapes.py.
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ import torch
 from transformers import LlamaConfig
 
 from counterpoint.flops import BYTES, completion_flops, forward_flops, shape_of
-from step_shapes import SHAPES, Shape, bandwidth, matrix_rate, write_model
+from step_shapes import GROWTH, SHAPES, Shape, bandwidth, matrix_rate, write_model
 
 HERE = Path(__file__).parent
 TRAINERS = ("ours", "trl")
@@ -69,6 +73,7 @@ def main() -> None:
     arguments.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     arguments.add_argument("--steps", type=int, default=7, help="measured steps of each trainer")
     arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments.add_argument("--growth", action="store_true", help="double each part of the work in place of the shapes")
     arguments.add_argument("--out", type=Path)
     options = arguments.parse_args()
     out = options.out or HERE / "results" / f"step-{options.device}.json"
@@ -76,24 +81,49 @@ def main() -> None:
     found |= {"device": device_name(options.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     found["bandwidth"] = bandwidth(options.device)
     found.setdefault("shapes", {})
-    for name in options.shapes:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if options.growth:
+        found["growth"] = {what: growth(what, options.steps, options.device) for what in GROWTH}
+    for name in options.shapes if not options.growth else ():
         found["shapes"][name] = measure(name, SHAPES[name], options.steps, options.device)
-        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(found, indent=1) + "\n")
-    print_table(found)
+    out.write_text(json.dumps(found, indent=1) + "\n")
+    if options.growth:
+        print_growth(found["growth"])
+    else:
+        print_table(found)
 
 
 def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
 
 
+def growth(what: str, steps: int, device: str) -> list[dict[str, float]]:
+    """Median seconds of our step and of its phases, and the peak memory in bytes, at 1, 2 and 4 times the work."""
+    rows = []
+    for times, shape in enumerate(GROWTH[what]):
+        taken, _ = by_turns(f"{what} {times}", shape, steps, device, ("ours",))
+        medians = {key: statistics.median(row[key] for row in taken["ours"]) for key in ("seconds", "sample", "update")}
+        rows.append({**medians, "peak": taken["ours"][-1]["peak"]})
+    return rows
+
+
 def measure(name: str, shape: Shape, steps: int, device: str) -> dict[str, Any]:
-    """Steps of both trainers by turns."""
+    """Steps of both trainers by turns, and the floor."""
+    rows, loaded = by_turns(name, shape, steps, device, TRAINERS)
+    rate = matrix_rate(getattr(torch, shape.dtype), device)
+    return {"rate": rate, "loaded": loaded, "steps": rows, "work": work_of(shape, rows["ours"])}
+
+
+def by_turns(
+    name: str, shape: Shape, steps: int, device: str, trainers: Sequence[str]
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, float]]:
+    """What each trainer says of its steps, without the first; and the bytes it had taken before them."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_model(shape, folder)
-        workers = {trainer: Worker(trainer, name, folder, device) for trainer in TRAINERS}
-        rows: dict[str, list[dict[str, float]]] = {trainer: [] for trainer in TRAINERS}
+        workers = {trainer: Worker(trainer, name, folder, device) for trainer in trainers}
+        rows: dict[str, list[dict[str, float]]] = {trainer: [] for trainer in trainers}
         try:
             for step in range(steps + 1):
                 for trainer, worker in workers.items():
@@ -104,9 +134,7 @@ def measure(name: str, shape: Shape, steps: int, device: str) -> dict[str, Any]:
         finally:
             for worker in workers.values():
                 worker.close()
-    loaded = {trainer: worker.loaded for trainer, worker in workers.items()}
-    rate = matrix_rate(getattr(torch, shape.dtype), device)
-    return {"rate": rate, "loaded": loaded, "steps": rows, "work": work_of(shape, rows["ours"])}
+    return rows, {trainer: worker.loaded for trainer, worker in workers.items()}
 
 
 def work_of(shape: Shape, rows: list[dict[str, float]]) -> dict[str, float]:
@@ -156,6 +184,19 @@ def print_table(found: dict[str, Any]) -> None:
             for phase, floor in floors.items()
         ]
         print(f"| {name} | {rate / 1e9:.0f} | {' | '.join(cells)} |")
+
+
+def print_growth(found: dict[str, list[dict[str, float]]]) -> None:
+    """Markdown: seconds at 1, 2 and 4 times the work, and the exponents of the two doublings."""
+    print("\n| doubled | s a step at 1, 2, 4 times | exponents | of sampling | of the update | peak GB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for what, rows in found.items():
+        exponents = {
+            key: ", ".join(f"{math.log2(after[key] / before[key]):.2f}" for before, after in pairwise(rows))
+            for key in ("seconds", "sample", "update")
+        }
+        seconds, peaks = (", ".join(f"{row[key] / unit:.2f}" for row in rows) for key, unit in (("seconds", 1), ("peak", 1e9)))
+        print(f"| {what} | {seconds} | {exponents['seconds']} | {exponents['sample']} | {exponents['update']} | {peaks} |")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ same in both trainers, ragged or not.
 import math
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +60,20 @@ SHAPES = {
     "smollm2": Shape(SMOLLM2, questions=4, samples=4, prompt=64, tokens=128),
     "vocabulary": Shape(WIDE, questions=4, samples=8, prompt=32, tokens=256, accumulate=4),
 }
+
+GROWTH = {
+    "group": [replace(SHAPES["tiny"], samples=8 * by) for by in (1, 2, 4)],
+    "length": [replace(SHAPES["tiny"], tokens=64 * by) for by in (1, 2, 4)],
+    "vocabulary": [replace(SHAPES["tiny"], config=TINY | {"vocab_size": 8192 * by}) for by in (1, 2, 4)],
+    "model": [replace(SHAPES["tiny"], config=TINY | {"num_hidden_layers": 5 * by}) for by in (1, 2, 4)],
+}
+"""What is doubled, and doubled again."""
+
+
+def shape_named(name: str) -> Shape:
+    """`tiny`, or `group 2`: what is doubled, and how often."""
+    what, *times = name.split()
+    return GROWTH[what][int(times[0])] if times else SHAPES[name]
 
 
 def write_model(shape: Shape, folder: Path) -> None:

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from step_shapes import SHAPES, Shape, prompts_of, reward_of
+from step_shapes import Shape, prompts_of, reward_of, shape_named
 
 RATE = 1e-5
 
 
 def main() -> None:
     trainer, name, folder, device = sys.argv[1:5]
-    shape = SHAPES[name]
+    shape = shape_named(name)
     steps = {"ours": ours, "trl": trl}[trainer](shape, Path(folder), device)
     answer({"loaded": peak_memory(device)})
     for result in steps:
