@@ -18,6 +18,8 @@ from counterpoint.rl.types import Completion, SamplingParams, StopReason
 
 COMPACT_SHARE = 8
 """Ended rows leave the batch once they are 1/8 of it: copying the cache for each one would cost more than it saves."""
+BLOCK = 512
+"""Tokens of a large vocabulary whose probabilities are summed before they are cumulated."""
 NOT_TEXT = "\N{REPLACEMENT CHARACTER}"
 """What bytes decode to that are not whole characters."""
 OnTokens = Callable[[list[int], list[int], list[float]], None]
@@ -73,12 +75,35 @@ def draw(logits: Tensor, uniforms: Tensor, params: SamplingParams) -> tuple[Tens
     if params.temperature == 0:
         token = logits.argmax(-1)
         return token, logprobs_of(logits, token)
-    logprobs = (logits / params.temperature).log_softmax(-1)
-    cumulative = truncate(logprobs.exp(), params.top_p, params.top_k).cumsum(-1)
+    if params.temperature != 1:
+        logits = logits / params.temperature
+    most = logits.amax(-1, keepdim=True)
+    weights = (logits - most).exp_()
+    token = invert(truncate(weights, params.top_p, params.top_k), uniforms)
+    return token, (logits.gather(-1, token[:, None]) - most)[:, 0] - weights.sum(-1).log()
+
+
+def invert(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The index [rows] at which the cumulated weights [rows, N] pass a share of their sum; `uniforms` [rows] in [0, 1)."""
+    size = weights.shape[-1]
+    if size <= 8 * BLOCK:
+        return passed(weights.cumsum(-1), uniforms)[0]
+    # sums of blocks first: cumulating a large vocabulary takes as long as all else together
+    whole = size - size % BLOCK
+    blocks = torch.cat([weights[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1), weights[:, whole:].sum(-1, keepdim=True)], dim=-1)
+    block, rest = passed(blocks.cumsum(-1), uniforms)
+    places = BLOCK * block[:, None] + torch.arange(BLOCK, device=weights.device)
+    within = weights.gather(-1, places.clamp(max=size - 1)).where(places < size, 0.0)
+    return BLOCK * block + passed(within.cumsum(-1), rest)[0]
+
+
+def passed(cumulative: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the share of the last cumulative value is passed, [rows], and how far past the entry before it, [rows] in [0, 1]."""
     threshold = uniforms[:, None].clamp(max=1 - 2**-24) * cumulative[:, -1:]
-    # right=True passes over tokens without probability, whose cumulative value equals their neighbour's
-    token = torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return token, logprobs.gather(-1, token[:, None])[:, 0]
+    # right=True passes over entries without weight, whose cumulative value equals their neighbour's
+    index = torch.searchsorted(cumulative, threshold, right=True).clamp(max=cumulative.shape[-1] - 1)
+    before = cumulative.gather(-1, (index - 1).clamp(min=0)).where(index > 0, 0.0)
+    return index[:, 0], ((threshold - before) / (cumulative.gather(-1, index) - before))[:, 0].clamp(0, 1)
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -93,7 +118,10 @@ def entropy(logits: Tensor, temperature: float) -> Tensor:
 
 
 def truncate(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
-    """Zero all but the `top_k` likeliest tokens and, of those, the smallest set that holds `top_p`; [rows, V], sums below 1."""
+    """Zero all but the `top_k` likeliest tokens and, of those, the smallest set that holds `top_p`; [rows, V].
+
+    `probabilities` may be weights that are proportional to them.
+    """
     if top_k:
         least = probabilities.topk(min(top_k, probabilities.shape[-1]), dim=-1).values[:, -1:]
         probabilities = probabilities.where(probabilities >= least, 0.0)
