@@ -236,16 +236,19 @@ def test_many_runs_are_folded_and_what_differs_is_a_row_a_run(browser, tmp_path)
         assert last.locator("td").all_inner_texts()[0] == "8"
 
 
-def test_a_group_has_one_colour_in_every_chart(browser, dqo, tmp_path):
-    with reading(browser, dqo, tmp_path / "report.html") as page:
-        charts = page.evaluate("report.charts.map((chart) => chart.series)")
-        colours = {}
-        for name, colour in ((one["name"], one["colour"]) for series in charts for one in series):
-            colours.setdefault(name, set()).add(colour)
-        assert colours["start"] == {0}
-        of_runs = [colours[directory.name] for directory in dqo]
-        assert [len(found) for found in of_runs] == [1, 1]
-        assert of_runs[0] != of_runs[1]
+def test_a_group_has_one_colour_and_one_mark_in_every_chart(browser, dqo, tmp_path):
+    floor = made(tmp_path / "with-a-floor", metrics=[{"step": step, "reward": 0.5, "floor": 0.4} for step in (1, 2)])
+    with reading(browser, [*dqo, floor], tmp_path / "report.html") as page:
+        charts = page.evaluate("report.charts.map((chart) => [chart.id, chart.series])")
+        looks = {}
+        for one in (one for _, series in charts for one in series):
+            name = one["name"].removeprefix("reward · ")
+            looks.setdefault(name, set()).add((one["colour"], one["shape"], str(one["dash"])))
+        assert {colour for colour, *_ in looks["start"]} == {0}
+        of_runs = [looks[directory.name] for directory in (*dqo, floor)]
+        assert [len(found) for found in of_runs] == [1, 1, 1]
+        assert all(len({look[i] for [look] in of_runs}) == 3 for i in range(3))
+        assert "reward · with-a-floor" in str(dict(charts)["reward"])
 
 
 def test_the_pages_parts_can_be_read():

@@ -119,7 +119,7 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
         return None
     measures = [name for name in panel.measures if any(key[1] == name for key in drawn)]
     choose = len(groups) > 1 and len(measures) > 1 and len(drawn) > MOST_LINES
-    styles = styles_of(list(groups), measures, choose)
+    styles = styles_of(list(groups), list(drawn), measures, choose)
     table = stacked([named(rounded(thin(columns)), styles[key], key[1] if choose else "") for key, columns in drawn.items()])
     if not any(table["piece"]):
         del table["piece"]
@@ -141,14 +141,16 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
     )
 
 
-def styles_of(groups: Sequence[str], measures: Sequence[str], choose: bool) -> dict[tuple[str, str], Series]:
-    """The series of each group and measure. A name says only what is not the same in all that is drawn together."""
+def styles_of(
+    groups: Sequence[str], drawn: Sequence[tuple[str, str]], measures: Sequence[str], choose: bool
+) -> dict[tuple[str, str], Series]:
+    """The series of each (group, measure) that is drawn. A name says only what is not the same in all that is drawn together."""
     if len(groups) == 1:
         return {(groups[0], name): series for name, series in of_measures(measures, FLOOR).items()}
     if len(measures) == 1 or choose:
         alike = of_groups(groups)
-        return {(group, measure): alike[group] for group in groups for measure in measures}
-    return of_both(groups, measures)
+        return {(group, measure): alike[group] for group, measure in drawn}
+    return of_both(groups, drawn)
 
 
 def over_steps(metrics: Sequence[Record], measure: Measure) -> dict[int, float]:
