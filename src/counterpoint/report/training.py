@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from counterpoint.report.charts import Chart, lines
 from counterpoint.report.groups import Groups
 from counterpoint.report.palette import Series, of_both, of_groups, of_measures
+from counterpoint.report.read import RunFiles
 from counterpoint.report.records import Record
-from counterpoint.report.series import MOST_POINTS, Columns, median_and_range, of_how_many, pieces, rounded, stacked, thin
+from counterpoint.report.series import MOST_POINTS, Columns, Line, median_and_range, of_how_many, pieces, rounded, stacked, thin
 
 NUMBER = (int, float)
-NUMBER_OR_NULL = (*NUMBER, type(None))
 MOST_LINES = 6
 """Lines of a chart that can be told apart; of more measures and groups the reader chooses a measure."""
 Measure = str | Callable[[Record], float | None]
@@ -101,14 +101,14 @@ def training_charts(groups: Groups) -> list[Chart]:
 
 def draw(panel: Panel, groups: Groups) -> Chart | None:
     """A panel's chart; None where no run has anything for it."""
-    drawn: dict[tuple[str, str], Columns] = {}
+    drawn: dict[tuple[str, str], Line] = {}
     seeds: dict[str, int] = {}
     for group, runs in groups.items():
         for name, measure in panel.measures.items():
-            measured = [found for run in runs if (found := over_steps(run.metrics, measure))]
+            measured = [found for run in runs if (found := over_steps(run, measure))]
             columns = median_and_range(measured)
             # fresh samples and one update have no KL in them: a line at 0 would only hide the others
-            if columns["step"] and (panel.id != "kl" or any(columns["value"])):
+            if len(columns["step"]) and (panel.id != "kl" or columns["value"].any()):
                 drawn[group, name] = columns | {"piece": pieces(measured, columns)}
                 seeds[group] = max(seeds.get(group, 0), len(measured))
     # a floor is of what is drawn: DUET's is of accuracy, DQO's of reward
@@ -153,13 +153,16 @@ def styles_of(
     return of_both(groups, drawn)
 
 
-def over_steps(metrics: Sequence[Record], measure: Measure) -> dict[int, float]:
-    """A measure by step, where it was taken; not a number where a line has null. Of 100,000 steps too it takes a moment only."""
+def over_steps(run: RunFiles, measure: Measure) -> dict[int, float | None]:
+    """A measure by step, where it was taken; None where a line has null. Only the lines since the last look are gone through."""
+    seen, found = run.derived.get(measure, (0, {}))
+    more = run.metrics[seen:]
     if isinstance(measure, str):
-        taken = ((line["step"], line[measure]) for line in metrics if measure in line)
+        found |= {line["step"]: line[measure] for line in more if measure in line}
     else:
-        taken = ((line["step"], value) for line in metrics if (value := measure(line)) is not None)
-    return {step: math.nan if value is None else float(value) for step, value in taken if isinstance(value, NUMBER_OR_NULL)}
+        found |= {line["step"]: value for line in more if (value := measure(line)) is not None}
+    run.derived[measure] = len(run.metrics), found
+    return found
 
 
 def named(columns: Columns, series: Series, measure: str) -> Columns:
