@@ -189,6 +189,26 @@ def test_paper_shows_the_charts_of_every_tab_and_the_screen_is_as_before(browser
         assert page.locator("#chart-reward").is_visible()
 
 
+def test_paper_shows_what_is_folded_on_the_screen(browser, tmp_path):
+    runs = [made(tmp_path / f"recipe-{i}", overrides=[f"policy.learning_rate={i + 1}e-5"]) for i in range(5)]
+    with reading(browser, runs, tmp_path / "report.html", "runs") as page:
+        page.locator(".runs > details > summary").nth(2).click()
+        folded = "all => all.map((one) => !one.open)"
+        before = page.locator(".runs details").evaluate_all(folded)
+        assert before == [True, True, True, True, False, True, True, True, True, True]
+        page.evaluate("""() => window.addEventListener("beforeprint", () => {
+            const all = [...document.querySelectorAll(".runs dl, .runs pre")];
+            window.printed = all.map((one) => [one.tagName, one.checkVisibility()]);
+        })""")
+        page.pdf()
+        assert page.evaluate("printed") == [["DL", True], ["PRE", True]] * 5
+        assert page.locator(".runs details").evaluate_all(folded) == before
+        page.emulate_media(media="print")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        recipe = page.locator(".runs pre").first
+        assert recipe.evaluate("one => one.scrollHeight <= one.clientHeight && one.scrollWidth <= one.clientWidth")
+
+
 def test_without_scripts_the_answer_is_there(browser, duet, tmp_path):
     from counterpoint.report.command import report
 

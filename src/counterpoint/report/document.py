@@ -10,7 +10,7 @@ from typing import Any
 from counterpoint.dqo.embed import Embedder, load_embedder
 from counterpoint.errors import CounterpointError
 from counterpoint.report.charts import Chart
-from counterpoint.report.groups import Groups, differences, distinct, grouped
+from counterpoint.report.groups import Groups, differences, distinct, group_of, grouped
 from counterpoint.report.headline import Headline, headlines
 from counterpoint.report.measured import evaluations_of_run, is_plain
 from counterpoint.report.read import RunFiles
@@ -85,7 +85,7 @@ def about(run: RunFiles, groups: Groups, runs: Sequence[RunFiles]) -> Document:
     missing = [line for line in run.missing if not (elsewhere and line.startswith("evaluation.json is missing"))]
     return {
         "name": run.name,
-        "group": next((group for group, members in groups.items() if run in members), ""),
+        "group": group_of(run, groups) or "",
         "kind": run.kind,
         "status": run.state,
         "error": cut(str(run.status.get("error") or ""), LONGEST),

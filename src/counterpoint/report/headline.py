@@ -155,11 +155,11 @@ def of_policies(table: Table, groups: Groups) -> list[Headline]:
     if not subjects:
         return [of_systems(table)]
     baseline = baseline_of(groups, entries)
-    found = [of_policy(entry, baseline if baseline is not entry else by_name(entries, START), table) for entry in subjects]
+    found = [of_policy(entry, baseline if baseline is not entry else entry_of(entries, START), table) for entry in subjects]
     return found[:MOST] + the_rest([entry.name for entry in subjects])
 
 
-def by_name(entries: Sequence[Entry], name: str) -> Entry | None:
+def entry_of(entries: Sequence[Entry], name: str) -> Entry | None:
     return next((entry for entry in entries if entry.name == name), None)
 
 

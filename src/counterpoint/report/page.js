@@ -67,13 +67,13 @@ function drawState(words) {
 
 /* ---- tabs ---- */
 
-function parts() {
+function tabNames() {
   return Object.keys(TABS).filter((name) =>
     name === "runs" || (name === "samples" ? report.samples.length : report.charts.some((chart) => chart.section === name)));
 }
 
 function drawTabs() {
-  const names = parts(), bar = document.getElementById("tabs"), panels = document.getElementById("panels");
+  const names = tabNames(), bar = document.getElementById("tabs"), panels = document.getElementById("panels");
   if (bar.dataset.names === names.join()) return Promise.resolve();
   bar.dataset.names = names.join();
   for (const name of names) {
@@ -189,7 +189,7 @@ async function update(next) {
   report = next;
   drawHeadlines();
   drawState();
-  for (const name of parts()) stale.add(name);
+  for (const name of tabNames()) stale.add(name);
   await drawTabs();
   await fillPanel(shown);
 }
@@ -210,7 +210,7 @@ async function watch() {
 
 /* Charts of tabs that are not shown are drawn while nothing else is to be done: paper has no tabs, and shows them all. */
 async function drawBehind() {
-  for (const name of parts()) {
+  for (const name of tabNames()) {
     const panel = document.getElementById(`panel-${name}`);
     if (name === "samples" || !stale.has(name)) continue;
     panel.classList.add("behind");
@@ -222,6 +222,14 @@ async function drawBehind() {
   await later;
   document.documentElement.dataset.whole = "true";
 }
+
+/* On paper nothing can be unfolded. What was folded is so again on the screen. */
+const unfolded = [];
+addEventListener("beforeprint", () => {
+  unfolded.push(...document.querySelectorAll(".runs details:not([open])"));
+  for (const details of unfolded) details.open = true;
+});
+addEventListener("afterprint", () => { for (const details of unfolded.splice(0)) details.open = false; });
 
 const idle = () => new Promise((wake) => (window.requestIdleCallback ?? setTimeout)(wake, { timeout: 200 }));
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from counterpoint.report.charts import Chart, lines
+from counterpoint.report.charts import Chart, line_spec
 from counterpoint.report.groups import Groups
 from counterpoint.report.palette import Series, of_both, of_groups, of_measures
 from counterpoint.report.read import RunFiles
@@ -133,7 +133,7 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
         what=f"{panel.title} over the steps of training: {', '.join(s.name for s in series)}",
         series=series,
         columns=table,
-        spec=lines("step", "step", panel.y_title, series, table, panel.percent, panel.zero),
+        spec=line_spec("step", "step", panel.y_title, series, table, panel.percent, panel.zero, len(groups) == len(series) == 1),
         x="step",
         lines=True,
         notes=[*of_how_many(seeds, "seed"), *([thinned] if longest > MOST_POINTS else [])],
