@@ -262,6 +262,26 @@ def test_many_runs_are_folded_and_what_differs_is_a_row_a_run(browser, tmp_path)
         assert last.locator("td").all_inner_texts()[0] == "8"
 
 
+def test_on_a_phone_what_differs_is_broken_between_words_alone(browser, tmp_path):
+    controls = ("constant", "linear", "quality_floor")
+    runs = [made(tmp_path / f"DQO-{name}", overrides=[f"diversity.control={name}", f"dqo.samples={4 + i}"])
+            for i, name in enumerate(controls)]  # fmt: skip
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with reading(browser, runs, tmp_path / "report.html", "runs", **phone) as page:
+        words = page.locator("#differences").evaluate("""table => {
+            const found = [], texts = document.createTreeWalker(table, NodeFilter.SHOW_TEXT), range = document.createRange();
+            while (texts.nextNode()) {
+              range.selectNodeContents(texts.currentNode);
+              found.push([texts.currentNode.data, range.getClientRects().length]);
+            }
+            return found;
+        }""")
+        assert {"quality_", "floor", "constant", "control"} <= {word for word, _ in words}
+        assert {lines for _, lines in words} == {1}
+        assert page.evaluate(FITS)
+        assert page.locator("div:has(> #differences)").evaluate("one => one.scrollHeight <= one.clientHeight")
+
+
 def test_a_group_has_one_colour_and_one_mark_in_every_chart(browser, dqo, tmp_path):
     floor = made(tmp_path / "with-a-floor", metrics=[{"step": step, "reward": 0.5, "floor": 0.4} for step in (1, 2)])
     with reading(browser, [*dqo, floor], tmp_path / "report.html") as page:

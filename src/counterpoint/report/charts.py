@@ -269,11 +269,19 @@ def complete(chart: Chart, colours: Mapping[str, Any], legend: bool) -> Spec:
             "legend": {
                 "disable": not legend, "labelColor": ink, "titleColor": ink, "orient": "bottom", "labelLimit": 500,
                 "columns": legend_columns(chart.series), "symbolOpacity": 1,
+                **({"symbolType": "stroke", "symbolSize": 500, "symbolStrokeWidth": 2} if is_told_by_dashes(spec) else {}),
             },
             "title": {"color": ink, "anchor": "start", "fontSize": 14},
         },
         **spec,
     }  # fmt: skip
+
+
+def is_told_by_dashes(spec: Spec) -> bool:
+    """Whether a picture's legend has the dashes of lines, and not the shapes of marks."""
+    encodings = [layer["encoding"] for layer in spec.get("layer", [])]
+    shapes = [encoding["shape"] for encoding in encodings if "shape" in encoding]
+    return any("strokeDash" in encoding for encoding in encodings) and all("legend" in shape for shape in shapes)
 
 
 def legend_columns(series: Sequence[Series]) -> int:

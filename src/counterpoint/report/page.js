@@ -138,20 +138,20 @@ function differencesTable() {
   if (groups.length < 2) return "";
   if (!differences.length) return make("p", { class: "note" }, "The runs have the same configuration.");
   const written = (one) => (typeof one === "number" ? String(+one.toPrecision(12)) : JSON.stringify(one));
-  const value = (one) => (one == null ? "–" : visible(typeof one === "string" ? one : written(one)));
+  const value = (one) => (one == null ? "–" : broken(typeof one === "string" ? one : written(one)));
   const upright = groups.length > FEW && groups.length > differences.length;
   const settings = differences.map((row) => row.setting);
   const [corner, across, down] = upright ? ["run", settings, groups] : ["setting", groups, settings];
   const at = (i, j) => (upright ? differences[j].values[i] : differences[i].values[j]);
   return make("div", {}, make("h3", {}, "What differs in their configuration"),
     make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences of configuration" },
-      make("table", { id: "differences" },
+      make("table", { id: "differences", class: upright ? "by-run" : "by-setting" },
         make("thead", {}, make("tr", {}, ...[corner, ...across].map((name) => make("th", { scope: "col" }, broken(name))))),
         make("tbody", {}, ...down.map((name, i) => make("tr", {}, make("th", { scope: "row" }, broken(name)),
           ...across.map((_, j) => make("td", {}, value(at(i, j))))))))));
 }
 
-/* A dotted or hyphened name that may go on in the next line after a dot or hyphen. */
+/* A name that may go on in the next line after a dot, a hyphen or an underscore. */
 function broken(name) {
   return make("span", {}, ...visible(name).split(/(?<=[.\-_])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part])));
 }

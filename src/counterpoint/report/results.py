@@ -184,7 +184,7 @@ def pass_chart(parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart | N
         id="pass_at_k", section="result", title="pass@k: at least one of k samples is right",
         what=f"pass@k over k: {', '.join(curves)}", series=series, columns=columns,
         spec=line_spec("k", "k", "pass@k", series, columns, percent=True), x="k", lines=True,
-        notes=["estimated without bias", *of_what(counts, "band")],
+        notes=["unbiased estimate", *of_what(counts, "band")],
     )  # fmt: skip
 
 
@@ -216,7 +216,7 @@ def plane_chart(parts: Sequence[Part], styles: Mapping[str, Series], embedder: E
                 for column, value in zip(columns, values, strict=True):
                     columns[column].append(value)
     series = [styles[name] for name in first if name in columns["series"]]
-    seeds = ["of seeds the first"] if len(parts) > len(first) else []
+    seeds = ["the first seed of each"] if len(parts) > len(first) else []
     return Chart(
         id="plane", section="answers", title="The responses to a question, in a plane",
         what="Responses by the principal components of their embeddings; filled where right, larger where several are the same",
