@@ -141,6 +141,10 @@ def test_a_long_line_of_its_own_has_its_groups_mark_where_there_are_several(brow
             chart = page.locator("#chart-log_det")
             assert chart.locator(".chart .mark-symbol path").count() == marks
             if marks:
+                clip = chart.locator(".chart .mark-line path").first.bounding_box()
+                boxes = [mark.bounding_box() for mark in chart.locator(".chart .mark-symbol path").all()]
+                assert clip["x"] < min(box["x"] for box in boxes)
+                assert max(box["x"] + box["width"] for box in boxes) < clip["x"] + clip["width"]  # none is cut at the end
                 assert chart.locator(".legend svg").inner_html() == page.locator("#chart-reward .legend svg").last.inner_html()
 
 

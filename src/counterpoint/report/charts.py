@@ -90,7 +90,8 @@ def marks_of(columns: Columns, series: Sequence[Series], up: Spec, span: Spec, a
         {"window": [{"op": "row_number", "as": "nth"}], "groupby": line_names(columns, pieces=False)},
     ]
     names = [one.name for one in series]
-    now_and_then = f"(datum.nth + 5 * indexof({json.dumps(names)}, datum.series)) % ceil(datum.all / {MARKS}) == 0"
+    apart = f"ceil(datum.all / {MARKS})"  # from half of it on, so that none is at an end, where it would be cut
+    now_and_then = f"(datum.nth + 5 * indexof({json.dumps(names)}, datum.series)) % {apart} == floor({apart} / 2)"
     seen = f"datum.together == 1 || {now_and_then}" if long and not alone else "datum.together == 1"
     # a picture's legend has the dashes, or the shapes where there are none
     key = {} if long or together(columns) == {1} else {"legend": None}

@@ -145,7 +145,7 @@ function differencesTable() {
   const at = (i, j) => (upright ? differences[j].values[i] : differences[i].values[j]);
   return make("div", {}, make("h3", {}, "What differs in their configuration"),
     make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences of configuration" },
-      make("table", { id: "differences", class: upright ? "by-run" : "by-setting" },
+      make("table", { id: "differences", class: upright ? null : "by-setting" },
         make("thead", {}, make("tr", {}, ...[corner, ...across].map((name) => make("th", { scope: "col" }, broken(name))))),
         make("tbody", {}, ...down.map((name, i) => make("tr", {}, make("th", { scope: "row" }, broken(name)),
           ...across.map((_, j) => make("td", {}, value(at(i, j))))))))));
