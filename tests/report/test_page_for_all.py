@@ -209,6 +209,7 @@ def test_paper_shows_what_is_folded_on_the_screen(browser, tmp_path):
         page.pdf()
         assert page.evaluate("printed") == [["DL", True], ["PRE", True]] * 5
         assert page.locator(".runs details").evaluate_all(folded) == before
+        page.set_viewport_size({"width": 700, "height": 1000})
         page.emulate_media(media="print")
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         recipe = page.locator(".runs pre").first
