@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 import xml.dom.minidom
 from pathlib import Path
@@ -61,6 +62,11 @@ def test_pictures_are_png_and_svg_that_open(dqo, tmp_path, capsys):
     legends = {chart: (tmp_path / "figures" / f"{chart}.svg").read_text("utf-8").count("role-legend-label") for chart in charts}
     assert legends["reward"] > 0
     assert legends["by_diversity"] > 0
+    # and of short lines it has the dashes, not circles
+    drawn = xml.dom.minidom.parse(str(tmp_path / "figures" / "pass_at_k.svg")).getElementsByTagName("g")
+    lines = [path for group in drawn if "role-legend-symbol" in group.getAttribute("class") for path in group.childNodes]
+    assert len({path.getAttribute("stroke-dasharray") for path in lines}) == len(lines) == 3
+    assert all(re.fullmatch(r"M-[\d.]+,0L[\d.]+,0", path.getAttribute("d")) for path in lines)
 
 
 def test_what_a_model_wrote_does_not_stop_a_picture(tmp_path):

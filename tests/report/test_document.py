@@ -65,8 +65,11 @@ def test_training_samples_say_where_the_evaluation_is(tmp_path):
     grpo = made(tmp_path / "grpo", overrides=["diversity.shaper=none"], samples=rows)
     measured = evaluation({"start": result(0.5), "dqo": result(0.6), "grpo": result(0.7)})
     dqo = made(tmp_path / "dqo", evaluation=measured, evaluation_samples=[said("dqo", "q", "x")])
-    notes = {found["run"]: found["note"] for found in document(dqo, grpo)["samples"]}
-    assert notes == {"dqo": "", "grpo": "said in training; its evaluation is in dqo"}
+    expected = {"dqo": "", "grpo": "said in training; its evaluation is in dqo"}
+    for given in ((dqo, grpo), (grpo, dqo)):
+        notes = {found["run"]: found["note"] for found in document(*given)["samples"]}
+        assert notes == expected
+        assert list(notes) == ["dqo", "grpo"]  # what was measured comes first
     assert not any(line.startswith("evaluation.json is missing") for line in document(dqo, grpo)["runs"][1]["missing"])
     assert document(grpo)["samples"][0]["note"] == "said in training; there is no evaluation yet"
     made(tmp_path / "dqo", evaluation=measured, samples=rows)

@@ -32,21 +32,39 @@ def test_kinds_are_apart_and_so_are_runs_without_a_recipe(tmp_path):
     assert list(grouped([read_run(run) for run in runs])) == ["a", "b", "c", "d"]
 
 
-def test_two_groups_of_one_name_have_two(tmp_path):
+def test_two_groups_of_one_name_are_told_apart_by_their_folders(tmp_path):
     runs = [made(tmp_path / "1" / "run"), made(tmp_path / "2" / "run", overrides=["run.steps=9"])]
-    assert list(grouped([read_run(run) for run in runs])) == ["run", "run′"]
+    assert list(grouped([read_run(run) for run in runs])) == ["1/run", "2/run"]
+    again = [made(tmp_path / folder / "1" / "run", overrides=[f"run.steps={steps}"]) for folder, steps in (("a", 3), ("b", 4))]
+    assert list(grouped([read_run(run) for run in again])) == ["1/run", "1/run′"]
+
+
+def test_seeds_that_are_called_by_their_seed_alone_have_the_name_of_their_folder(tmp_path):
+    seeds = [made(tmp_path / "study" / f"seed-{seed}{end}", kind, seed) for kind, end in (("duet", ""), ("alone", "-alone"))
+             for seed in range(3)]  # fmt: skip
+    other = [made(tmp_path / "study" / str(seed), "duet", seed, ["run.steps=9"]) for seed in range(2)]
+    groups = grouped([read_run(directory) for directory in (*seeds, *other)])
+    assert {name: len(runs) for name, runs in groups.items()} == {"study": 3, "study-alone": 3, "study′": 2}
 
 
 @pytest.mark.parametrize(
     ("names", "shared"),
     [
         (["DQO-0", "DQO-1"], "DQO"),
-        (["pair-seed10", "pair-seed11"], "pair"),
-        (["run", "run"], "run"),
+        (["DQO-0", "DQO-quality-floor-0"], "DQO"),
+        (["DQO-0-alone", "DQO-1-alone"], "DQO-alone"),
+        (["pair-seed10", "pair-seed20"], "pair"),
+        (["run-2", "run-2"], "run-2"),
         (["one"], "one"),
-        (["a", "b"], "a"),
+        (["a", "b"], "folder"),
+        (["seed-0", "seed-1"], "folder"),
+        (["0-alone", "1-alone"], "folder-alone"),
         (["quickstart-dqo", "quickstart-dqo-2"], "quickstart-dqo"),
     ],
 )
-def test_a_group_is_called_by_what_its_names_share(names, shared):
-    assert shared_name(names) == shared
+def test_a_group_is_called_by_what_its_names_share(names, shared, tmp_path):
+    runs = []
+    for place, name in enumerate(names):
+        run = made(tmp_path / str(place) / "folder" / name)
+        runs.append(read_run(run))
+    assert shared_name(runs) == shared

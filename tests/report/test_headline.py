@@ -1,5 +1,6 @@
 """The answer first: what a report says of pairs, policies, seeds, and of runs without a result."""
 
+import json
 import shlex
 
 import pytest
@@ -74,6 +75,27 @@ def test_pairs_of_different_recipes_are_not_taken_for_seeds(tmp_path):
     [chart] = [chart for chart in document["charts"] if chart["id"] == "by_tokens"]
     points = dict(zip(chart["columns"]["series"], chart["columns"]["y"], strict=True))
     assert points == {"M alone": 0.9, "trained pair · one": 0.8, "trained pair · other": 0.6}
+
+
+def test_how_it_was_measured_is_said_once_and_what_is_not_alike_beside_each(tmp_path):
+    seeds = [pair_at(tmp_path / f"seeds-{seed}", 0.8, 40.0, seed=seed) for seed in range(2)]
+    others = [pair_at(tmp_path / name, 0.6, 20.0, overrides=[f"duet.length_scale={i}"]) for i, name in ((9, "one"), (8, "two"))]
+    asked = "arithmetic, 3 questions that were not trained on × 2 samples each, every system asked the same way"
+    sampled, over_questions = "temperature 0.6, top-p 0.95, top-k off", "intervals are 95 %, by bootstrap over questions"
+    assert [each.how for each in headlines_of(*others)] == [[asked, sampled, over_questions], ["measured as above"]]
+    over_seeds = "figures are medians over 2 evaluations, ranges from the lowest to the highest"
+    assert [each.how for each in headlines_of(*seeds, *others)] == [
+        [asked, sampled, over_seeds],
+        ["questions and sampling as above", over_questions],
+        ["questions and sampling as above", over_questions],
+    ]
+    # and what was measured otherwise is said in full
+    made(others[1], "duet", overrides=["duet.length_scale=8"],
+         evaluation=json.loads((others[1] / "evaluation.json").read_text()) | {"temperature": 1.0})  # fmt: skip
+    assert headlines_of(*others)[1].how == [
+        asked, "temperature 1, top-p 0.95, top-k off", over_questions,
+        "measured otherwise than what stands above, and not taken together with it",
+    ]  # fmt: skip
 
 
 def test_runs_of_one_name_from_two_folders_are_two(tmp_path):

@@ -44,6 +44,11 @@ def test_a_file_that_was_written_anew_is_read_from_its_start(file, text):
     assert look(lines, file) == [json.loads(line) for line in text.splitlines()]
 
 
+def test_a_step_that_the_page_could_not_count_to_is_damaged(file):
+    file.write_text(f'{{"step": {2**53}}}\n{{"step": {2**53 + 1}}}\n')
+    assert LinesOf(OF_METRICS).look(file) == ([{"step": 2**53}], ["metrics.jsonl: damaged and left out: line 2"])
+
+
 def test_what_a_reader_does_with_the_records_does_not_come_back(file):
     lines = LinesOf(OF_METRICS)
     file.write_text('{"step": 1}\n')

@@ -14,8 +14,12 @@ OF_DUET = {
     ("multiplier", "λ"): "multiplier", ("entropy", "M"): "capable_entropy", ("grad_norm", "M"): "capable_grad_norm",
     ("seconds", "whole step"): "seconds", ("seconds", "sample"): "seconds_sample", ("seconds", "score"): "seconds_score",
     ("seconds", "shape"): "seconds_shape", ("seconds", "update"): "seconds_update", ("unfinished", "signals"): "signals_unclosed",
+    ("loss", "M"): "capable_loss",
 }  # fmt: skip
-OF_DQO = {"reward": "reward", "log_det": "log_det", "entropy": "entropy", "grad_norm": "grad_norm", "alpha": "alpha"}
+OF_DQO = {
+    "reward": "reward", "log_det": "log_det", "entropy": "entropy", "grad_norm": "grad_norm", "alpha": "alpha", "loss": "loss",
+    "written": "response_tokens", "unfinished": "responses_unfinished", "seconds": "seconds",
+}  # fmt: skip
 
 
 def near(values):
@@ -30,8 +34,12 @@ def test_the_charts_of_duet_hold_its_metrics(browser, duet, tmp_path):
             expected = metrics_of(duet, name)
             assert len(expected) > 1 or name.startswith("capable_")  # M has none where all its signals were alike
             assert line_of(drawn(page, chart), series) == near(expected), name
-        dropped = {line["step"]: line["light_groups_dropped"] / line["light_groups"] for line in lines(duet / "metrics.jsonl")}
-        assert line_of(drawn(page, "dropped"), "m") == near(dropped)
+        for series, who in (("M", "capable"), ("m", "light")):
+            dropped = {line["step"]: line[f"{who}_groups_dropped"] / line[f"{who}_groups"]
+                       for line in lines(duet / "metrics.jsonl")}  # fmt: skip
+            assert line_of(drawn(page, "dropped"), series) == near(dropped)
+        shown = {(chart, row["series"]) for chart in charts_on(page) for row in drawn(page, chart)}
+        assert shown == {*OF_DUET, ("dropped", "M"), ("dropped", "m")}  # and nothing that was not compared
         svgs = page.locator("#panel-training .chart svg").all()
         assert len(svgs) == len(charts_on(page)) > 8
         assert min(svg.bounding_box()["width"] for svg in svgs) > 200
@@ -78,6 +86,7 @@ def test_dqo_beside_grpo(browser, dqo, tmp_path):
                 expected = metrics_of(directory, field)
                 assert line_of(drawn(page, chart), directory.name) == near(expected), (chart, directory)
                 assert expected or directory == dqo[1]
+        assert {*charts_on(page)} == {*OF_DQO, "dropped"}
         go_to(page, "runs")
         table = page.locator("#differences").inner_text()
         assert "diversity.shaper" in table

@@ -120,12 +120,18 @@ def test_a_text_that_a_spreadsheet_would_run_is_disarmed(browser, dqo, tmp_path)
         assert [row[1] for row in rows[2:]] == [str(-i) for i in range(1, 7)]  # numbers below nothing stay numbers
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["duet", "dqo"])
-def test_axe_finds_no_serious_fault(browser, kind, scheme, duet, dqo, failed, tmp_path):
+@pytest.mark.parametrize(
+    ("names", "scheme"),
+    [
+        ("duet", "light"), ("duet", "dark"), ("dqo", "light"), ("dqo", "dark"), ("duet_seeds", "light"),
+        ("running failed", "dark"),
+    ],
+)  # fmt: skip
+def test_axe_finds_no_serious_fault(browser, names, scheme, request, tmp_path):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    found = [duet] if kind == "duet" else [*dqo, failed]
-    with reading(browser, found, tmp_path / "report.html", color_scheme=scheme) as page:
+    found = [request.getfixturevalue(name) for name in names.split()]
+    runs = [run for one in found for run in (one if isinstance(one, list) else [one])]
+    with reading(browser, runs, tmp_path / "report.html", color_scheme=scheme) as page:
         for tab in tabs(page):
             go_to(page, tab)
             if tab == "training":
@@ -189,6 +195,27 @@ def test_paper_shows_the_charts_of_every_tab_and_the_screen_is_as_before(browser
         assert page.locator("#chart-reward").is_visible()
 
 
+def test_paper_shows_what_is_folded_on_the_screen(browser, tmp_path):
+    runs = [made(tmp_path / f"recipe-{i}", overrides=[f"policy.learning_rate={i + 1}e-5"]) for i in range(5)]
+    with reading(browser, runs, tmp_path / "report.html", "runs") as page:
+        page.locator(".runs > details > summary").nth(2).click()
+        folded = "all => all.map((one) => !one.open)"
+        before = page.locator(".runs details").evaluate_all(folded)
+        assert before == [True, True, True, True, False, True, True, True, True, True]
+        page.evaluate("""() => window.addEventListener("beforeprint", () => {
+            const all = [...document.querySelectorAll(".runs dl, .runs pre")];
+            window.printed = all.map((one) => [one.tagName, one.checkVisibility()]);
+        })""")
+        page.pdf()
+        assert page.evaluate("printed") == [["DL", True], ["PRE", True]] * 5
+        assert page.locator(".runs details").evaluate_all(folded) == before
+        page.set_viewport_size({"width": 700, "height": 1000})
+        page.emulate_media(media="print")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        recipe = page.locator(".runs pre").first
+        assert recipe.evaluate("one => one.scrollHeight <= one.clientHeight && one.scrollWidth <= one.clientWidth")
+
+
 def test_without_scripts_the_answer_is_there(browser, duet, tmp_path):
     from counterpoint.report.command import report
 
@@ -236,16 +263,39 @@ def test_many_runs_are_folded_and_what_differs_is_a_row_a_run(browser, tmp_path)
         assert last.locator("td").all_inner_texts()[0] == "8"
 
 
-def test_a_group_has_one_colour_in_every_chart(browser, dqo, tmp_path):
-    with reading(browser, dqo, tmp_path / "report.html") as page:
-        charts = page.evaluate("report.charts.map((chart) => chart.series)")
-        colours = {}
-        for name, colour in ((one["name"], one["colour"]) for series in charts for one in series):
-            colours.setdefault(name, set()).add(colour)
-        assert colours["start"] == {0}
-        of_runs = [colours[directory.name] for directory in dqo]
-        assert [len(found) for found in of_runs] == [1, 1]
-        assert of_runs[0] != of_runs[1]
+def test_on_a_phone_what_differs_is_broken_between_words_alone(browser, tmp_path):
+    controls = ("constant", "linear", "quality_floor")
+    runs = [made(tmp_path / f"DQO-{name}", overrides=[f"diversity.control={name}", f"dqo.samples={4 + i}"])
+            for i, name in enumerate(controls)]  # fmt: skip
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with reading(browser, runs, tmp_path / "report.html", "runs", **phone) as page:
+        words = page.locator("#differences").evaluate("""table => {
+            const found = [], texts = document.createTreeWalker(table, NodeFilter.SHOW_TEXT), range = document.createRange();
+            while (texts.nextNode()) {
+              range.selectNodeContents(texts.currentNode);
+              found.push([texts.currentNode.data, range.getClientRects().length]);
+            }
+            return found;
+        }""")
+        assert {"quality_", "floor", "constant", "control"} <= {word for word, _ in words}
+        assert {lines for _, lines in words} == {1}
+        assert page.evaluate(FITS)
+        assert page.locator("div:has(> #differences)").evaluate("one => one.scrollHeight <= one.clientHeight")
+
+
+def test_a_group_has_one_colour_and_one_mark_in_every_chart(browser, dqo, tmp_path):
+    floor = made(tmp_path / "with-a-floor", metrics=[{"step": step, "reward": 0.5, "floor": 0.4} for step in (1, 2)])
+    with reading(browser, [*dqo, floor], tmp_path / "report.html") as page:
+        charts = page.evaluate("report.charts.map((chart) => [chart.id, chart.series])")
+        looks = {}
+        for one in (one for _, series in charts for one in series):
+            name = one["name"].removeprefix("reward · ")
+            looks.setdefault(name, set()).add((one["colour"], one["shape"], str(one["dash"])))
+        assert {colour for colour, *_ in looks["start"]} == {0}
+        of_runs = [looks[directory.name] for directory in (*dqo, floor)]
+        assert [len(found) for found in of_runs] == [1, 1, 1]
+        assert all(len({look[i] for [look] in of_runs}) == 3 for i in range(3))
+        assert "reward · with-a-floor" in str(dict(charts)["reward"])
 
 
 def test_the_pages_parts_can_be_read():

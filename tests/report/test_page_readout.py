@@ -132,6 +132,22 @@ def test_long_lines_are_told_apart_by_marks_and_short_ones_by_dashes(browser, tm
             assert [("path" in icon, "6 3" in icon) for icon in icons] == [(marks > 0, False), (marks > 0, dashes > 0)]
 
 
+def test_a_long_line_of_its_own_has_its_groups_mark_where_there_are_several(browser, tmp_path):
+    row = {"reward": 0.5, "log_det": 1.0}
+    shaped = made(tmp_path / "b", metrics=[row | {"step": step} for step in range(1, 401)])
+    plain = made(tmp_path / "a", overrides=["diversity.shaper=none"], metrics=rewards([0.5] * 400))
+    for runs, marks in (([shaped], 0), ([plain, shaped], 8)):
+        with reading(browser, runs, tmp_path / "report.html", "training") as page:
+            chart = page.locator("#chart-log_det")
+            assert chart.locator(".chart .mark-symbol path").count() == marks
+            if marks:
+                clip = chart.locator(".chart .mark-line path").first.bounding_box()
+                boxes = [mark.bounding_box() for mark in chart.locator(".chart .mark-symbol path").all()]
+                assert clip["x"] < min(box["x"] for box in boxes)
+                assert max(box["x"] + box["width"] for box in boxes) < clip["x"] + clip["width"]  # none is cut at the end
+                assert chart.locator(".legend svg").inner_html() == page.locator("#chart-reward .legend svg").last.inner_html()
+
+
 def test_a_read_out_of_many_long_runs_follows_the_pointer(browser, tmp_path):
     """It took 0.5 s and more a move while every move went through all rows."""
     steps = 1500

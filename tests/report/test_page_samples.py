@@ -1,17 +1,18 @@
 """What models said, in Chromium: found, filtered, compared, and shown as text whatever it is."""
 
 import json
+import shutil
 import statistics
 
 import pytest
 
 from report.made import evaluation, made, result, said
-from report.runs import lines
+from report.runs import lines, metrics_of
 
 pytest.importorskip("playwright", reason="pages are tested with playwright, which is not installed")
 from playwright.sync_api import expect
 
-from report.reading import drawn, go_to, reading, tabs
+from report.reading import drawn, go_to, line_of, reading, tabs
 
 
 def listed(page):
@@ -167,6 +168,53 @@ def test_nothing_that_a_model_wrote_runs_and_all_of_it_is_text(browser, hostile,
         assert page.locator(".detail .card .answer").all_text_contents()[-1] == r"� and \ud83d"
         right_to_left = page.locator('.questions [data-question="rtl"] span').last
         assert right_to_left.evaluate("one => getComputedStyle(one).direction") == "rtl"
+        assert page.evaluate("typeof window.hit") == "undefined"
+
+
+def rewritten(file, change):
+    rows = [row | change(i, row) for i, row in enumerate(lines(file))]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def test_real_runs_that_were_damaged_are_shown_as_far_as_they_are_whole(browser, duet, dqo, tmp_path):
+    """Without its evaluation, with half a last line, and with everything that the models said made hostile."""
+    left_out = shutil.ignore_patterns("checkpoints", "models", "report.html")
+    pair, policy = (shutil.copytree(run, tmp_path / run.name, ignore=left_out) for run in (duet, dqo[1]))
+    (pair / "evaluation.json").unlink()
+    metrics = (pair / "metrics.jsonl").read_text()
+    (pair / "metrics.jsonl").write_text(metrics[: -len(metrics.splitlines()[-1]) // 2])
+    names, texts = list(SHOWN), list(HOSTILE.values())
+    every = " ".join(texts)
+    at = {question: i for i, question in enumerate(dict.fromkeys(row["question"] for row in lines(pair / "probes.jsonl")))}
+    rewritten(pair / "evaluation_samples.jsonl", lambda i, row: dict.fromkeys(("text", "signal", "response"), every))
+    texts_of = ("signal", "aided", "unaided")
+    rewritten(pair / "probes.jsonl", lambda i, row: {"text": every} | dict.fromkeys(texts_of, texts[at[row["question"]]]))
+    rewritten(policy / "samples.jsonl", lambda i, row: {"text": every, "responses": [texts[i % len(texts)]]})
+    with reading(browser, [pair, policy], tmp_path / "report.html", "runs") as page:
+        missing = page.locator(".runs article").first.locator("dd.alarm").inner_text()
+        assert "metrics.jsonl: its last line is unfinished, and left out" in missing
+        assert "evaluation.json is missing; `counterpoint eval" in missing
+        assert f"{pair.name}, {policy.name} have ended and are not evaluated yet" in page.locator("#headlines").inner_text()
+        go_to(page, "training")
+        expected = metrics_of(duet, "signal_tokens")
+        del expected[max(expected)]
+        assert line_of(drawn(page, "written"), f"M's signal · {pair.name}") == pytest.approx(expected, rel=1e-5)
+        go_to(page, "samples")
+        assert len(listed(page)) == len(at) == 8
+        for question, i in at.items():
+            page.locator(f'.questions [data-question="{question}"]').click()
+            shown = SHOWN[names[i]]
+            cards = page.locator(".columns").first.locator(".card")
+            assert cards.locator(".answer").all_text_contents() == [shown] * (2 * cards.count())
+            assert page.locator(".detail .ask").text_content() == " ".join(SHOWN.values())
+        page.select_option(".filters select", policy.name)
+        found = []
+        for i in range(page.locator(".questions button").count()):
+            page.locator(".questions button").nth(i).click()
+            found += page.locator(".detail .answer").all_text_contents()
+        assert found == list(SHOWN.values())[: len(found)]
+        assert len(found) > 2
+        assert page.locator("#panels :is(b, i, img, iframe, script, textarea)").count() == 0
         assert page.evaluate("typeof window.hit") == "undefined"
 
 

@@ -86,9 +86,12 @@ def test_a_group_has_one_colour_and_shape_in_training_and_in_its_result():
     assert systems["start"].colour == NEUTRAL
     assert systems["other"].colour not in {NEUTRAL, *(series.colour for series in groups.values())}
     assert len({series.shape for series in systems.values()}) == 4
-    both = of_both(list(kinds), ["reward", "floor"])
-    assert {key: series.colour for key, series in both.items()} == {key: groups[key[0]].colour for key in both}
-    assert len({str(series.dash) for series in both.values()}) == 4
+    drawn = [("GRPO", "reward"), ("DQO", "reward"), ("DQO", "floor"), ("DQO", "best")]
+    both = of_both(list(kinds), drawn)
+    assert {key: series.colour for key, series in both.items()} == {key: groups[key[0]].colour for key in drawn}
+    assert [both[group, "reward"].shape for group in kinds] == [groups[group].shape for group in kinds]
+    assert [both[group, "reward"].dash for group in kinds] == [groups[group].dash for group in kinds]
+    assert len({str(series.dash) for series in both.values()}) == len({series.shape for series in both.values()}) == 4
 
 
 def test_what_duet_trained_has_its_groups_colour_and_the_untrained_pair_none():

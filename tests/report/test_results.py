@@ -110,7 +110,7 @@ def test_policies_that_were_evaluated_apart_share_a_plane_and_seeds_are_shown_on
     assert list(zip(chart.columns["series"], chart.columns["response"], strict=True)) == [
         ("start", "start says"), ("a", "a-0 says"), ("b", "b says"),
     ]  # fmt: skip
-    assert "of seeds the first" in chart.notes
+    assert "the first seed of each" in chart.notes
 
 
 def test_a_run_may_be_called_like_a_colour(tmp_path):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from counterpoint.report.watch import Watched
 from report.made import evaluation, made, result, said
 
 pytest.importorskip("playwright", reason="pages are tested with playwright, which is not installed")
@@ -95,6 +96,21 @@ def test_a_large_run_is_built_soon_stays_small_and_is_quick_to_use(browser, larg
         }""")
         assert items.count() == 1
         assert search < 1000
+
+
+def test_a_look_at_a_large_run_that_goes_on_costs_little(large):
+    """It took 2.7 s and more while every look went through all lines for every measure."""
+    watched, looks = Watched([large]), []
+    watched.packed()
+    [*_, last] = (large / "metrics.jsonl").open()
+    for _ in range(3):
+        with (large / "metrics.jsonl").open("a") as file:
+            file.write(last)
+        began = time.process_time()
+        watched.packed()
+        looks.append(time.process_time() - began)
+    print(f"a look at what was appended: {min(looks):.2f} s of the processor")
+    assert min(looks) < 1.5
 
 
 def test_a_run_of_a_thousand_steps_opens_in_under_a_second(browser, tmp_path):

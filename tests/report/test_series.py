@@ -44,13 +44,20 @@ def test_a_line_that_is_short_enough_is_left_as_it_is():
     assert thin(whole, 3) == whole
 
 
+def as_lists(line):
+    return {name: values.tolist() for name, values in line.items()}
+
+
 def test_seeds_of_different_length_and_without_a_number_are_drawn_as_median_and_range():
     seeds = [{1: 1.0, 2: 5.0, 3: 7.0}, {1: 3.0, 2: math.nan}, {1: 8.0, 2: math.inf, 4: math.nan}]
-    assert median_and_range(seeds) == {
+    assert as_lists(median_and_range(seeds)) == {
         "step": [1, 2, 3], "value": [3.0, 5.0, 7.0], "low": [1.0, 5.0, 7.0], "high": [8.0, 5.0, 7.0],
     }  # fmt: skip
-    assert median_and_range([{1: 1.0}, {1: 2.0}])["value"] == [1.5]
-    assert median_and_range([]) == {"step": [], "value": [], "low": [], "high": []}
+    assert as_lists(median_and_range([{1: 1.0}, {1: 2.0}]))["value"] == [1.5]
+    assert as_lists(median_and_range([{3: 1, 1: None, 2: 0.5}])) == {name: [0.5, 1.0] for name in ("value", "low", "high")} | {
+        "step": [2, 3]
+    }
+    assert as_lists(median_and_range([])) == {"step": [], "value": [], "low": [], "high": []}
 
 
 def test_numbers_keep_six_digits_and_whole_numbers_and_texts_all():
@@ -74,7 +81,7 @@ def test_it_is_said_of_how_many_each_is():
 def test_a_line_is_in_pieces_where_no_seed_has_a_number():
     nan = math.nan
     one = [{1: 1.0, 2: nan, 3: 2.0, 5: 3.0}]
-    assert pieces(one, median_and_range(one)) == [0, 1, 1]
+    assert pieces(one, median_and_range(one)).tolist() == [0, 1, 1]
     two = [{1: 1.0, 2: nan, 3: nan, 4: 1.0}, {1: 1.0, 2: 2.0, 3: nan, 4: 1.0}]
-    assert pieces(two, median_and_range(two)) == [0, 0, 1]
-    assert pieces([{1: nan}], median_and_range([{1: nan}])) == []
+    assert pieces(two, median_and_range(two)).tolist() == [0, 0, 1]
+    assert pieces([{1: nan}], median_and_range([{1: nan}])).tolist() == []

@@ -1,10 +1,12 @@
 """Charts over training: what each line is, where it is broken, and when the reader chooses a measure."""
 
+import json
+
 import pytest
 
 from counterpoint.report.document import document_of
 from counterpoint.report.read import read_run
-from counterpoint.report.training import MOST_LINES
+from counterpoint.report.training import MOST_LINES, over_steps
 from report.made import made
 
 RECIPES = ([], ["diversity.shaper=none"], ["policy.learning_rate=1e-3"])
@@ -44,6 +46,29 @@ def test_of_a_thinned_line_a_gap_stays_if_it_can_be_seen(tmp_path):
     assert set(columns["piece"]) == {0, 1}
     assert first[0] == 1
     assert 500 < first[-1] <= 2000
+
+
+def test_of_a_run_that_goes_on_only_new_lines_are_gone_through(tmp_path):
+    run, looks, seen = made(tmp_path / "run", metrics=steps_of([0.1, 0.2, None])), {}, []
+
+    def measure(line):
+        seen.append(line["step"])
+        return line["reward"]
+
+    def look(appended):
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(appended)
+        seen.clear()
+        return over_steps(read_run(run, looks), measure), seen
+
+    rows = [json.dumps(row) for row in steps_of([0.1, 0.2, 0.3, 0.4, 0.5])]
+    assert look("") == ({1: 0.1, 2: 0.2}, [1, 2, 3])
+    assert look(rows[3] + "\n") == ({1: 0.1, 2: 0.2, 4: 0.4}, [4])
+    # of a line without its end nothing is kept: what comes behind may damage it
+    assert look(rows[4]) == ({1: 0.1, 2: 0.2, 4: 0.4, 5: 0.5}, [1, 2, 3, 4, 5])
+    assert look("}\n") == ({1: 0.1, 2: 0.2, 4: 0.4}, [1, 2, 3, 4])
+    (run / "metrics.jsonl").write_text(rows[2] + "\n")
+    assert look("") == ({3: 0.3}, [3])
 
 
 def seeds(folder, name, count, overrides=()):

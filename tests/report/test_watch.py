@@ -14,8 +14,11 @@ import pytest
 from counterpoint.errors import RunError
 from counterpoint.report.watch import Watched, server_of, watch
 from report.made import made
+from report.reading import drawn, line_of
+from report.runs import DQO, STEPS, metrics_of, systems_of
 
-SOURCE = Path(__file__).parents[2] / "src"
+TESTS = Path(__file__).parents[1]
+PATHS = (TESTS.parent / "src", TESTS)
 
 
 IN_STEPS = """
@@ -34,13 +37,13 @@ Run.log = log_and_wait
 input()
 sys.exit(counterpoint.cli.main(sys.argv[1:]))
 """
-"""The command line, which begins when it is told to, and goes on after its second step when it is told to again."""
+"""The command line, which begins when it is told to, and goes on after the second step of a run when it is told to again."""
 
 
 @contextmanager
 def process(*arguments):
     """Python with these arguments and the library, killed in the end."""
-    paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [*map(str, PATHS), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     started = subprocess.Popen([sys.executable, *map(str, arguments)], **pipes, text=True, env=environment)
@@ -51,21 +54,14 @@ def process(*arguments):
         started.communicate()
 
 
-@contextmanager
-def watching(directory, steps=4):
-    """A watcher of a run in a process of its own, the address that it prints, and one that trains the run once it is told to."""
-    settings = (f"run.directory={directory.parent}", f"run.name={directory.name}", f"run.steps={steps}", "run.sample_every=1",
-                "dqo.questions=1", "dqo.samples=2", "task.train_limit=8", "task.test_limit=8",
-                "run.checkpoint_every=100000")  # fmt: skip
-    recipe = ["quickstart-dqo", "--quiet", *(part for setting in settings for part in ("--set", setting))]
-    with (
-        process("-m", "counterpoint", "report", "--watch", "--port", "0", directory) as watcher,
-        process("-c", IN_STEPS, "dqo", *recipe) as trainer,
-    ):
-        assert watcher.stdout is not None
-        line = watcher.stdout.readline()
-        assert line.startswith("http://127.0.0.1:"), line
-        yield watcher, line.split()[0], trainer
+def quickstart_of(directory, *settings):
+    """A process that runs DQO's quickstart in `directory`, and its baseline in `<directory>-grpo`, once it is told to."""
+    given = (*DQO, f"run.directory={directory.parent}", f"run.name={directory.name}", "run.sample_every=1", *settings)
+    return process("-c", IN_STEPS, "quickstart", "--only", "dqo", "--quiet", *(part for one in given for part in ("--set", one)))
+
+
+def runs_of(directory):
+    return directory, directory.with_name(f"{directory.name}-grpo")
 
 
 def go_on(trainer):
@@ -92,40 +88,73 @@ def page_at(browser):
         context.close()
 
 
-def test_a_page_goes_from_waiting_to_running_to_finished_without_being_loaded_again(page_at, tmp_path):
-    with watching(tmp_path / "live") as (watcher, address, trainer):
-        page = page_at(address)
-        assert page.locator(".sentence").inner_text().startswith("Waiting for a run: there is no run directory")
+def test_a_page_follows_the_quickstart_from_before_its_start_to_its_result(page_at, tmp_path):
+    directory, steps = tmp_path / "live", "views.reward?.view?.data('rows').map((row) => `${row.series} ${row.step}`).join()"
+    watching = process("-m", "counterpoint", "report", "--watch", "--port", "0", *runs_of(directory))
+    with watching as watcher, quickstart_of(directory) as trainer:
+        line = watcher.stdout.readline()
+        assert line.startswith("http://127.0.0.1:"), line
+        page = page_at(line.split()[0])
+        sentences = page.locator(".sentence")
+        assert [text.startswith("Waiting for a run: there is no run directory") for text in sentences.all_inner_texts()] == [
+            True
+        ] * 2
         go_on(trainer)
         page.wait_for_selector("#state.running")
-        page.wait_for_function("report.runs[0].steps === 2")
-        assert "live is at step 2 of 4" in page.locator(".sentence").inner_text()
+        page.wait_for_function("report.runs[0].name === 'live-grpo' && report.runs[0].steps === 2")
+        assert f"live-grpo is at step 2 of {STEPS}" in sentences.last.inner_text()
         page.click("#tab-training")
-        page.wait_for_function("views.reward?.view?.data('rows').length === 2")
+        page.wait_for_function(f"{steps} === 'reward 1,reward 2'")
         go_on(trainer)
-        page.wait_for_function("report.runs[0].status === 'finished'")
-        assert trainer.wait() == 0
-        page.wait_for_function("views.reward.view.data('rows').length === 4")
-        assert "is not evaluated yet" in page.locator(".sentence").inner_text()
+        page.wait_for_function(f"{steps} === 'live 1,live 2,live-grpo 1,live-grpo 2,live-grpo 3,live-grpo 4'")
+        assert page.locator("#state").inner_text() == f"live: step 2 of {STEPS}"
+        go_on(trainer)
+        page.wait_for_function("report.headlines[0].figures.length > 0")
+        printed, _ = trainer.communicate()
+        assert (trainer.returncode, "Done in" in printed) == (0, True)
+        for name in ("live", "live-grpo"):
+            expected = {step: pytest.approx(value, rel=1e-5) for step, value in metrics_of(tmp_path / name, "reward").items()}
+            assert len(expected) == STEPS
+            assert line_of(drawn(page, "reward"), name) == expected
+        reward = systems_of(directory)["live"]["accuracy"]["value"]
+        assert f"at a mean reward of {100 * reward:.1f}\u00a0%; live-grpo has" in sentences.first.inner_text()
         assert page.locator("#state").inner_text() == "finished"
         assert page.evaluate("[window.opened, shown]") == [True, "training"]
+        assert page.locator("[role=tab]").all_inner_texts() == ["Result", "Training", "Responses", "Samples", "Runs"]
         watcher.kill()
         watcher.wait()
         page.wait_for_function("document.getElementById('state').textContent.startsWith('the watcher has ended')")
-        assert page.locator("#chart-reward svg").is_visible()
+        assert page.locator("#chart-reward .chart svg").is_visible()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be asked for there without ending it")
-def test_a_page_says_that_a_run_has_died(page_at, tmp_path):
-    with watching(tmp_path / "killed") as (_, address, trainer):
+def test_a_page_says_that_the_quickstart_was_killed(page_at, tmp_path):
+    directory = tmp_path / "killed"
+    with served(*runs_of(directory)) as address, quickstart_of(directory) as trainer:
         go_on(trainer)
         page = page_at(address)
         page.wait_for_function("report.runs[0]?.steps === 2")
         trainer.send_signal(signal.SIGKILL)
         trainer.wait()
         page.wait_for_selector("#state.failed")
-        assert "killed died after step 2 of 4: its process is gone" in page.locator(".sentence").inner_text()
-        assert page.locator("#state").inner_text() == "killed died after step 2"
+        assert f"killed-grpo died after step 2 of {STEPS}: its process is gone" in page.locator(".sentence").last.inner_text()
+        assert page.locator("#state").inner_text() == "killed-grpo died after step 2"
+        assert page.evaluate("window.opened") is True
+
+
+def test_a_page_says_why_the_quickstart_crashed(page_at, tmp_path):
+    directory, grader = tmp_path / "broken", "task.grader=report.runs:grader_of_two_steps"
+    with served(*runs_of(directory)) as address, quickstart_of(directory, grader) as trainer:
+        page = page_at(address)
+        go_on(trainer)
+        page.wait_for_function("report.runs[0]?.steps === 2")
+        go_on(trainer)
+        page.wait_for_selector("#state.failed")
+        assert trainer.wait() != 0
+        sentence = page.locator(".sentence").last.inner_text()
+        assert f"broken-grpo failed after step 2 of {STEPS}" in sentence
+        assert "no <b>more</b>" in sentence
+        assert page.locator("#state").inner_text() == "broken-grpo failed at step 3"
         assert page.evaluate("window.opened") is True
 
 

@@ -35,7 +35,7 @@ class Chart:
     """A column of which one value is shown at a time, as chosen by the reader; none if empty."""
 
 
-def lines(
+def line_spec(
     x: str,
     x_title: str,
     y_title: str,
@@ -43,10 +43,11 @@ def lines(
     columns: Columns,
     percent: bool = False,
     zero: bool = False,
+    alone: bool = False,
 ) -> Spec:
     """Lines over x with the range from `low` to `high`, where `columns` have one. Drag and scroll with Shift move along x.
 
-    A line is drawn piece by piece, if there is a column "piece".
+    A line is drawn piece by piece, if there is a column "piece". `alone`: nothing is to be told from it, here or elsewhere.
     """
     y_axis = {"title": y_title, **({"format": "~%"} if percent else {})}
     across = {
@@ -72,11 +73,15 @@ def lines(
         "params": [{"name": "along", "select": along(), "bind": "scales"}],
         "encoding": {"y": up, "color": colour_of(series), **({} if long else {"strokeDash": dash_of(series)}), **pieces},
     }
-    layers = [*([area] if has_band(columns) else []), line, *(marks_of(columns, series, up, span) if marks or long else [])]
+    layers = [
+        *([area] if has_band(columns) else []),
+        line,
+        *(marks_of(columns, series, up, span, alone) if marks or long else []),
+    ]
     return {"encoding": {"x": across}, "layer": layers}
 
 
-def marks_of(columns: Columns, series: Sequence[Series], up: Spec, span: Spec) -> list[Spec]:
+def marks_of(columns: Columns, series: Sequence[Series], up: Spec, span: Spec, alone: bool) -> list[Spec]:
     """A mark, and the range under it, where a point stands alone; on long lines one now and then, which tells them apart."""
     long = is_long(columns)
     counts = [
@@ -85,8 +90,9 @@ def marks_of(columns: Columns, series: Sequence[Series], up: Spec, span: Spec) -
         {"window": [{"op": "row_number", "as": "nth"}], "groupby": line_names(columns, pieces=False)},
     ]
     names = [one.name for one in series]
-    now_and_then = f"(datum.nth + 5 * indexof({json.dumps(names)}, datum.series)) % ceil(datum.all / {MARKS}) == 0"
-    seen = f"datum.together == 1 || {now_and_then}" if long and len(series) > 1 else "datum.together == 1"
+    apart = f"ceil(datum.all / {MARKS})"  # from half of it on, so that none is at an end, where it would be cut
+    now_and_then = f"(datum.nth + 5 * indexof({json.dumps(names)}, datum.series)) % {apart} == floor({apart} / 2)"
+    seen = f"datum.together == 1 || {now_and_then}" if long and not alone else "datum.together == 1"
     # a picture's legend has the dashes, or the shapes where there are none
     key = {} if long or together(columns) == {1} else {"legend": None}
     return [
@@ -146,14 +152,14 @@ def has_band(columns: Columns) -> bool:
     return any(low < high for low, high in zip(columns["low"], columns["high"], strict=True))
 
 
-def steps(x: str, x_title: str, y_title: str, series: Sequence[Series], columns: Columns) -> Spec:
+def staircase_spec(x: str, x_title: str, y_title: str, series: Sequence[Series], columns: Columns) -> Spec:
     """A distribution: shares in equal bins, as a staircase."""
-    spec = lines(x, x_title, y_title, series, columns, percent=True, zero=True)
+    spec = line_spec(x, x_title, y_title, series, columns, percent=True, zero=True)
     spec["layer"][0]["mark"]["interpolate"] = "step-after"
     return spec
 
 
-def points(x_title: str, y_title: str, series: Sequence[Series], percent: bool = False, zero: bool = False) -> Spec:
+def point_spec(x_title: str, y_title: str, series: Sequence[Series], percent: bool = False, zero: bool = False) -> Spec:
     """Points at (x, y) with intervals x_low to x_high and y_low to y_high."""
     across: Spec = {"type": "quantitative", "title": x_title, "scale": {"zero": zero, "padding": 24}}
     up: Spec = {"type": "quantitative", "title": y_title, "scale": {"zero": False, "padding": 18}}
@@ -199,7 +205,7 @@ def points(x_title: str, y_title: str, series: Sequence[Series], percent: bool =
     }
 
 
-def plane(series: Sequence[Series]) -> Spec:
+def plane_spec(series: Sequence[Series]) -> Spec:
     """Responses in a plane: filled where they are right, larger where several are the same."""
     axis = {"title": None, "labels": False, "ticks": False, "grid": False}
     return {
@@ -225,18 +231,18 @@ def plane(series: Sequence[Series]) -> Spec:
 
 def colour_of(series: Sequence[Series]) -> Spec:
     """Colours by name; the theme says what each of the palette's is."""
-    return by_name(series, [f"series-{s.colour}" for s in series])
+    return scale_by_name(series, [f"series-{s.colour}" for s in series])
 
 
 def shape_of(series: Sequence[Series]) -> Spec:
-    return by_name(series, [s.shape for s in series])
+    return scale_by_name(series, [s.shape for s in series])
 
 
 def dash_of(series: Sequence[Series]) -> Spec:
-    return by_name(series, [s.dash for s in series])
+    return scale_by_name(series, [s.dash for s in series])
 
 
-def by_name(series: Sequence[Series], values: Sequence[Any]) -> Spec:
+def scale_by_name(series: Sequence[Series], values: Sequence[Any]) -> Spec:
     """What each series is drawn with."""
     scale = {"domain": [s.name for s in series], "range": list(values)}
     return {"field": "series", "type": "nominal", "title": None, "scale": scale}
@@ -264,11 +270,19 @@ def complete(chart: Chart, colours: Mapping[str, Any], legend: bool) -> Spec:
             "legend": {
                 "disable": not legend, "labelColor": ink, "titleColor": ink, "orient": "bottom", "labelLimit": 500,
                 "columns": legend_columns(chart.series), "symbolOpacity": 1,
+                **({"symbolType": "stroke", "symbolSize": 500, "symbolStrokeWidth": 2} if is_told_by_dashes(spec) else {}),
             },
             "title": {"color": ink, "anchor": "start", "fontSize": 14},
         },
         **spec,
     }  # fmt: skip
+
+
+def is_told_by_dashes(spec: Spec) -> bool:
+    """Whether a picture's legend has the dashes of lines, and not the shapes of marks."""
+    encodings = [layer["encoding"] for layer in spec.get("layer", [])]
+    shapes = [encoding["shape"] for encoding in encodings if "shape" in encoding]
+    return any("strokeDash" in encoding for encoding in encodings) and all("legend" in shape for shape in shapes)
 
 
 def legend_columns(series: Sequence[Series]) -> int:

@@ -1,5 +1,6 @@
 """A report as plain values: what the page shows, and what `--json` prints."""
 
+import math
 import shlex
 import time
 from collections.abc import Sequence
@@ -9,15 +10,15 @@ from typing import Any
 from counterpoint.dqo.embed import Embedder, load_embedder
 from counterpoint.errors import CounterpointError
 from counterpoint.report.charts import Chart
-from counterpoint.report.groups import Groups, differences, distinct, grouped
+from counterpoint.report.groups import Groups, differences, distinct, group_of, grouped
 from counterpoint.report.headline import Headline, headlines
 from counterpoint.report.measured import evaluations_of_run, is_plain
 from counterpoint.report.read import RunFiles
-from counterpoint.report.records import as_record, is_number
+from counterpoint.report.records import as_record
 from counterpoint.report.results import LABEL, result_charts
 from counterpoint.report.samples import sample_sets
 from counterpoint.report.text import cut, listed
-from counterpoint.report.training import training_charts
+from counterpoint.report.training import over_steps, training_charts
 from counterpoint.run import installed_version
 
 Document = dict[str, Any]
@@ -84,7 +85,7 @@ def about(run: RunFiles, groups: Groups, runs: Sequence[RunFiles]) -> Document:
     missing = [line for line in run.missing if not (elsewhere and line.startswith("evaluation.json is missing"))]
     return {
         "name": run.name,
-        "group": next((group for group, members in groups.items() if run in members), ""),
+        "group": group_of(run, groups) or "",
         "kind": run.kind,
         "status": run.state,
         "error": cut(str(run.status.get("error") or ""), LONGEST),
@@ -130,7 +131,7 @@ def unrecorded(run: RunFiles) -> list[str]:
 
     def has(name: str) -> bool:
         whose = [f"{role}{name}" for role in ("", "capable_", "light_")]
-        return any(line.get(each) for each in whose for line in run.metrics)
+        return any(value and value == value for each in whose for value in over_steps(run, each).values())
 
     found = []
     if not has("kl_to_start"):
@@ -144,7 +145,7 @@ def unrecorded(run: RunFiles) -> list[str]:
 
 def duration(run: RunFiles) -> float | None:
     """Seconds that the steps took, pauses between interruption and resumption left out."""
-    taken = [line["seconds"] for line in run.metrics if is_number(line.get("seconds"))]
+    taken = [value for value in over_steps(run, "seconds").values() if value is not None and math.isfinite(value)]
     return round(sum(taken), 1) if taken else None
 
 

@@ -23,13 +23,13 @@ def evaluation_in(text: str) -> tuple[Evaluation | None, list[str]]:
     if not isinstance(systems, dict):
         raise ValueError("it has no systems")
     if not isinstance(values.get("task"), str):
-        raise ValueError(f"task is {in_words(values.get('task'))}, and no text")
+        raise ValueError(f"task is {short_json(values.get('task'))}, and no text")
     for name in SETTINGS:
         if not is_number(values.get(name)):
-            raise ValueError(f"{name} is {in_words(values.get(name))}, and no number")
+            raise ValueError(f"{name} is {short_json(values.get(name))}, and no number")
     for name in ("asked", "models", "trained"):
         if not isinstance(values.get(name, {}), dict):
-            raise ValueError(f"{name} is {in_words(values[name])}, and no table")
+            raise ValueError(f"{name} is {short_json(values[name])}, and no table")
     wrong = {name: problem for name, result in systems.items() if (problem := wrong_in(result))}
     # a later version may say more
     whole = {name: {key: result[key] for key in result if key in FIELDS} for name, result in systems.items() if name not in wrong}
@@ -39,24 +39,24 @@ def evaluation_in(text: str) -> tuple[Evaluation | None, list[str]]:
     evaluation = Evaluation.from_json(json.dumps(known | {"systems": whole, "auto": None}))
     for name, by in evaluation.trained.items():
         if by.step is not None and not is_number(by.step):
-            raise ValueError(f"trained.{name}.step is {in_words(by.step)}, and no number")
+            raise ValueError(f"trained.{name}.step is {short_json(by.step)}, and no number")
     return (evaluation if whole else None), problems
 
 
 def wrong_in(result: Any) -> str:
     """What is wrong with a system of an evaluation, in words; empty if nothing."""
     if not isinstance(result, dict):
-        return f"it is {in_words(result)}"
+        return f"it is {short_json(result)}"
     try:
         values = asdict(result_from({name: result[name] for name in result if name in FIELDS}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         return f"it is not of this version ({type(error).__name__}: {error})"
     for name, value in flat(values).items():
         if not (is_number(value) and value - value == 0) and not (value is None and name in MAY_BE_NULL):
-            return f"{name} is {in_words(value)}, and no number"
+            return f"{name} is {short_json(value)}, and no number"
     return ""
 
 
-def in_words(value: Any) -> str:
+def short_json(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:40]}…"

@@ -37,28 +37,43 @@ def distinct(runs: Sequence[RunFiles]) -> tuple[list[RunFiles], list[str]]:
 
 
 def grouped(runs: Sequence[RunFiles]) -> Groups:
-    """Runs of one kind and one recipe together; a group of one is called by its run, of several by what their names share."""
+    """Runs of one kind and one recipe together; a group of one is called by its run, of several by what they share."""
     together: dict[str, list[RunFiles]] = {}
     for run in runs:
         settings = {name: value for name, value in flat(run.recipe).items() if name not in (SEED, *NAMES)}
         # without a recipe nothing says that two runs belong together
         key = f"{run.kind} {sorted(settings.items())!r}" if settings else f"{run.kind} {run.directory}"
         together.setdefault(key, []).append(run)
+    shared = [shared_name(members) for members in together.values()]
     groups: Groups = {}
-    for members in together.values():
-        name = shared_name([run.name for run in members])
+    for name, members in zip(shared, together.values(), strict=True):
+        folder = members[0].directory.resolve().parent.name
+        if shared.count(name) > 1 and not name.startswith(folder):
+            name = f"{shown(folder)}/{name}"
         while name in groups:
             name += "′"
         groups[name] = members
     return groups
 
 
-def shared_name(names: Sequence[str]) -> str:
-    """What names have in common, without the hyphen or the digits before their seeds: DQO of DQO-0 and DQO-1."""
-    if len(names) == 1:
+def shared_name(runs: Sequence[RunFiles]) -> str:
+    """What the names of runs have in common, without their seeds: pair of pair-0 and pair-1, pair-alone of pair-0-alone etc.
+
+    If that is nothing, as of seed-0 and seed-1, the folder that they lie in.
+    """
+    names = [run.name for run in runs]
+    if len(set(names)) == 1:
         return names[0]
-    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    return re.sub(r"[-_. ]*(seed)?[-_. ]*\d*$", "", "".join(letters[0] for letters in alike)) or names[0]
+    start = common_start(names)
+    end = common_start([name[len(start) :][::-1] for name in names])[::-1]
+    before, after = re.sub(r"[-_. ]*(seed)?[-_. ]*\d*$", "", start), re.search(r"[-_. ].*$", end)
+    folder = shown(runs[0].directory.resolve().parent.name)
+    return (before or folder or names[0]) + (after[0] if after else "")
+
+
+def common_start(texts: Sequence[str]) -> str:
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in alike)
 
 
 def group_of(run: RunFiles, groups: Groups) -> str | None:

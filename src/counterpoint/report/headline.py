@@ -48,17 +48,30 @@ class Headline:
 
 def headlines(groups: Groups, runs: Sequence[RunFiles]) -> list[Headline]:
     """What came of DUET, what came of DQO, which runs have not come to an end, and which were not measured."""
-    found = [apart(headline, table) for table in tables_of(groups, runs) for headline in of_table(table, groups)]
+    found = [headline for table in tables_of(groups, runs) for headline in measured_once(of_table(table, groups), table)]
     found += [Headline(text) for run in runs if (text := unfinished(run))]
     return found + [Headline(text) for text in unmeasured(runs)]
 
 
-def apart(headline: Headline, table: Table) -> Headline:
-    """A headline that says in what it was measured otherwise than those above it."""
+def measured_once(found: Sequence[Headline], table: Table) -> list[Headline]:
+    """The headlines of a table: how they were measured is said with the first, and with others what is not alike."""
+    first, *others = found
+    also = ["measured otherwise than what stands above, and not taken together with it"] if table.differs else []
+    once = [
+        replace(first, how=[*first.how, *also]),
+        *(replace(other, how=other.how and as_above(first.how, other.how)) for other in others),
+    ]
     if not table.differs:
-        return headline
-    how = [*headline.how, "measured otherwise than what stands above, and not taken together with it"]
-    return replace(headline, sentence=f"{headline.sentence.removesuffix('.')}, measured with {table.differs}.", how=how)
+        return once
+    return [replace(each, sentence=f"{each.sentence.removesuffix('.')}, measured with {table.differs}.") for each in once]
+
+
+def as_above(first: Sequence[str], how: Sequence[str]) -> list[str]:
+    """How something was measured, as `how_measured` says it, beside how the first of its table was."""
+    if list(how) == list(first):
+        return ["measured as above"]
+    [interval, *notes] = how[2:]
+    return ["questions and sampling as above", interval, *(note for note in notes if note not in first)]
 
 
 def of_table(table: Table, groups: Groups) -> list[Headline]:
@@ -72,17 +85,13 @@ def of_table(table: Table, groups: Groups) -> list[Headline]:
     if not trained:
         return [of_systems(table)]
     found = [of_pair(parts, "The pair" if len(trained) == 1 else f"The pair of {name}", table) for name, parts in trained.items()]
-    return found[:MOST] + the_rest(list(trained), table)
+    return found[:MOST] + the_rest(list(trained))
 
 
-def the_rest(names: list[str], table: Table) -> list[Headline]:
+def the_rest(names: list[str]) -> list[Headline]:
     """What is said of the groups that are too many for headlines of their own."""
     more = names[MOST:]
-    return (
-        [Headline(f"{len(more)} more were measured, and are in the charts: {listed(more, 20)}.", [], [table.words])]
-        if more
-        else []
-    )
+    return [Headline(f"{len(more)} more were measured, and are in the charts: {listed(more, 20)}.")] if more else []
 
 
 def of_pair(parts: Sequence[Part], who: str, table: Table) -> Headline:
@@ -146,11 +155,11 @@ def of_policies(table: Table, groups: Groups) -> list[Headline]:
     if not subjects:
         return [of_systems(table)]
     baseline = baseline_of(groups, entries)
-    found = [of_policy(entry, baseline if baseline is not entry else by_name(entries, START), table) for entry in subjects]
-    return found[:MOST] + the_rest([entry.name for entry in subjects], table)
+    found = [of_policy(entry, baseline if baseline is not entry else entry_of(entries, START), table) for entry in subjects]
+    return found[:MOST] + the_rest([entry.name for entry in subjects])
 
 
-def by_name(entries: Sequence[Entry], name: str) -> Entry | None:
+def entry_of(entries: Sequence[Entry], name: str) -> Entry | None:
     return next((entry for entry in entries if entry.name == name), None)
 
 

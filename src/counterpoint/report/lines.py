@@ -5,11 +5,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from counterpoint.report.records import LARGEST, Record, is_number, without_halves
+from counterpoint.report.records import Record, is_number, without_halves
 from counterpoint.report.text import listed
 
+LAST_STEP = 2**53
+"""The page's script counts no further."""
 REMEMBERED = 64
 """Bytes by which a file that goes on is told from one that was written anew."""
 
@@ -37,10 +39,14 @@ class LinesOf:
         self._wrong: dict[str, list[int]] = {}
         """Field -> the lines in which it is no number."""
         self._lines = 0
+        self._provisional = False
+        """Whether the last look had a record of a line without its end."""
         self._read = 0
         """Bytes of the lines that were whole."""
         self._end = b""
         """The last of these bytes."""
+        self.derived: dict[Any, Any] = {}
+        """What readers of the records have worked out of them, and go on with when there are more; empty when they begin anew."""
 
     def look(self, file: Path) -> tuple[list[Record], list[str]]:
         """The usable records of the file as it is now, and what is wrong with the others, in words."""
@@ -57,6 +63,9 @@ class LinesOf:
             self._take(whole)
         wrong = {name: list(at) for name, at in self._wrong.items()}
         last = self._usable(tail, self._lines + 1, wrong) if tail else None
+        if last is not None or self._provisional:  # what is written behind it may yet damage it
+            self.derived = {}
+        self._provisional = last is not None
         problems = [f"{file.name}: its last line is unfinished, and left out"] if tail and last is None else []
         if self._damaged:
             problems.append(f"{file.name}: damaged and left out: line {numbers(self._damaged)}")
@@ -91,7 +100,7 @@ class LinesOf:
         needed = self.fields.needed
         if not isinstance(record, dict) or not all(type(record.get(name)) is kind for name, kind in needed.items()):
             return None
-        if needed.get("step") is int and abs(record["step"]) > LARGEST:
+        if needed.get("step") is int and abs(record["step"]) > LAST_STEP:
             return None
         for name in record if self.fields.numbers is None else self.fields.numbers:
             value = record.get(name)

@@ -102,7 +102,8 @@ function iconOf(chart, one) {
     return element;
   };
   const colour = `var(--series-${one.colour})`, has = (channel) => chart.spec.layer.some((layer) => layer.encoding[channel]);
-  const points = !chart.lines || has("shape") && chart.series.length > 1, dash = chart.lines && has("strokeDash") && one.dash[1];
+  const several = chart.series.length > 1 || report.groups.length > 1;
+  const points = !chart.lines || has("shape") && several, dash = chart.lines && has("strokeDash") && one.dash[1];
   return drawn("svg", { viewBox: "0 0 26 12", "aria-hidden": "true" },
     ...(chart.lines ? [drawn("line", { x1: 0, x2: 26, y1: 6, y2: 6, stroke: colour, "stroke-width": 2,
       "stroke-dasharray": dash ? one.dash.join(" ") : "none" })] : []),

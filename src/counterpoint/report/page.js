@@ -67,13 +67,13 @@ function drawState(words) {
 
 /* ---- tabs ---- */
 
-function parts() {
+function tabNames() {
   return Object.keys(TABS).filter((name) =>
     name === "runs" || (name === "samples" ? report.samples.length : report.charts.some((chart) => chart.section === name)));
 }
 
 function drawTabs() {
-  const names = parts(), bar = document.getElementById("tabs"), panels = document.getElementById("panels");
+  const names = tabNames(), bar = document.getElementById("tabs"), panels = document.getElementById("panels");
   if (bar.dataset.names === names.join()) return Promise.resolve();
   bar.dataset.names = names.join();
   for (const name of names) {
@@ -138,20 +138,20 @@ function differencesTable() {
   if (groups.length < 2) return "";
   if (!differences.length) return make("p", { class: "note" }, "The runs have the same configuration.");
   const written = (one) => (typeof one === "number" ? String(+one.toPrecision(12)) : JSON.stringify(one));
-  const value = (one) => (one == null ? "–" : visible(typeof one === "string" ? one : written(one)));
+  const value = (one) => (one == null ? "–" : broken(typeof one === "string" ? one : written(one)));
   const upright = groups.length > FEW && groups.length > differences.length;
   const settings = differences.map((row) => row.setting);
   const [corner, across, down] = upright ? ["run", settings, groups] : ["setting", groups, settings];
   const at = (i, j) => (upright ? differences[j].values[i] : differences[i].values[j]);
   return make("div", {}, make("h3", {}, "What differs in their configuration"),
     make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Differences of configuration" },
-      make("table", { id: "differences" },
+      make("table", { id: "differences", class: upright ? null : "by-setting" },
         make("thead", {}, make("tr", {}, ...[corner, ...across].map((name) => make("th", { scope: "col" }, broken(name))))),
         make("tbody", {}, ...down.map((name, i) => make("tr", {}, make("th", { scope: "row" }, broken(name)),
           ...across.map((_, j) => make("td", {}, value(at(i, j))))))))));
 }
 
-/* A dotted or hyphened name that may go on in the next line after a dot or hyphen. */
+/* A name that may go on in the next line after a dot, a hyphen or an underscore. */
 function broken(name) {
   return make("span", {}, ...visible(name).split(/(?<=[.\-_])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part])));
 }
@@ -189,7 +189,7 @@ async function update(next) {
   report = next;
   drawHeadlines();
   drawState();
-  for (const name of parts()) stale.add(name);
+  for (const name of tabNames()) stale.add(name);
   await drawTabs();
   await fillPanel(shown);
 }
@@ -210,7 +210,7 @@ async function watch() {
 
 /* Charts of tabs that are not shown are drawn while nothing else is to be done: paper has no tabs, and shows them all. */
 async function drawBehind() {
-  for (const name of parts()) {
+  for (const name of tabNames()) {
     const panel = document.getElementById(`panel-${name}`);
     if (name === "samples" || !stale.has(name)) continue;
     panel.classList.add("behind");
@@ -222,6 +222,14 @@ async function drawBehind() {
   await later;
   document.documentElement.dataset.whole = "true";
 }
+
+/* On paper nothing can be unfolded. What was folded is so again on the screen. */
+const unfolded = [];
+addEventListener("beforeprint", () => {
+  unfolded.push(...document.querySelectorAll(".runs details:not([open])"));
+  for (const details of unfolded) details.open = true;
+});
+addEventListener("afterprint", () => { for (const details of unfolded.splice(0)) details.open = false; });
 
 const idle = () => new Promise((wake) => (window.requestIdleCallback ?? setTimeout)(wake, { timeout: 200 }));
 

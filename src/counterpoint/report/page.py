@@ -18,7 +18,7 @@ from counterpoint.report.fit import fit
 from counterpoint.report.palette import COLOURS, LIGHT
 from counterpoint.report.text import INVISIBLE, visible
 
-PARTS = ("page.html", "page.css", "page.charts.js", "page.readout.js", "page.samples.js", "page.js")
+FILES = ("page.html", "page.css", "page.charts.js", "page.readout.js", "page.samples.js", "page.js")
 LIMIT = 5_000_000
 """Bytes of a report."""
 PICTURES = 6
@@ -35,14 +35,14 @@ def page(document: Document, charts: Sequence[Chart], live: bool = False) -> str
 
     What models wrote is packed, and taken out as text: none of it is ever parsed as markup.
     """
-    parts = {name: files("counterpoint.report").joinpath(name).read_text("utf-8") for name in PARTS}
+    parts = {name: files("counterpoint.report").joinpath(name).read_text("utf-8") for name in FILES}
     library = vega()
     values = {
         "title": html.escape(visible(document["title"])),
         "headlines": static_headlines(document),
         "style": parts["page.css"],
         "library": library,
-        "script": "".join(parts[name] for name in PARTS if name.endswith(".js")),
+        "script": "".join(parts[name] for name in FILES if name.endswith(".js")),
         "report": "",
         "live": "true" if live else "false",
         "connect": "'self'" if live else "'none'",
@@ -136,7 +136,7 @@ def draw_figures(charts: Sequence[Chart], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for chart in charts:
-        for i, (values, choice) in enumerate(parts_of(chart), 1):
+        for i, (values, choice) in enumerate(pictures_of(chart), 1):
             title = f"{chart.title}: {choice}" if choice else chart.title
             spec = complete(chart, LIGHT, legend=True) | {"title": title}
             rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
@@ -159,7 +159,7 @@ def drawable_text(value: Any) -> Any:
     return [drawable_text(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def parts_of(chart: Chart) -> list[tuple[dict[str, list[Any]], str]]:
+def pictures_of(chart: Chart) -> list[tuple[dict[str, list[Any]], str]]:
     """The numbers of each picture, and the choice in it: one picture where the reader chooses nothing, else one for each choice.
 
     Of a chart with more than `PICTURES` choices, as of responses to a question, the first is drawn.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from counterpoint.evaluate.run import BEFORE, SOLO, START, TRAINED_PAIR
@@ -60,13 +60,17 @@ def of_measures(measures: Sequence[str], floor: str) -> dict[str, Series]:
     return {measure: found.get(measure, Series(measure, NEUTRAL, -1)) for measure in measures}
 
 
-def of_both(groups: Sequence[str], measures: Sequence[str]) -> dict[tuple[str, str], Series]:
-    """Some measures of each of several groups: colours by group, a dash and shape for each."""
-    return {
-        (group, measure): Series(f"{measure} · {group}", 1 + i % (COLOURS - 1), i * len(measures) + j)
-        for i, group in enumerate(groups)
-        for j, measure in enumerate(measures)
-    }
+def of_both(groups: Sequence[str], drawn: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Series]:
+    """Measures of several groups, a (group, measure) each: the first of a group as the group is everywhere, the others in its
+    colour, with dashes and shapes that no group has."""
+    found: dict[tuple[str, str], Series] = {}
+    alike, further = of_groups(groups), len(groups)
+    for group, measure in drawn:
+        own = alike[group]
+        first = all(group != other for other, _ in found)
+        found[group, measure] = replace(own, name=f"{measure} · {group}", style=own.style if first else further)
+        further += not first
+    return found
 
 
 def of_systems(systems: Iterable[str], kinds: Mapping[str, str]) -> dict[str, Series]:
@@ -77,16 +81,16 @@ def of_systems(systems: Iterable[str], kinds: Mapping[str, str]) -> dict[str, Se
     names = list(dict.fromkeys(systems))
     trained = of_groups(list(kinds))
     untrained = [name for name in names if name in (START, BEFORE)]
-    others = [name for name in names if name not in untrained and group_of(name, kinds) is None]
+    others = [name for name in names if name not in untrained and group_that_trained(name, kinds) is None]
     found = {name: Series(name, NEUTRAL, -1 - i) for i, name in enumerate(untrained)}
     found |= {name: at(len(trained) + i, name) for i, name in enumerate(others)}
     for name in names:
-        if (group := group_of(name, kinds)) is not None:
+        if (group := group_that_trained(name, kinds)) is not None:
             found[name] = Series(name, trained[group].colour, trained[group].style)
     return found
 
 
-def group_of(system: str, kinds: Mapping[str, str]) -> str | None:
+def group_that_trained(system: str, kinds: Mapping[str, str]) -> str | None:
     """The group that trained a system, by its name in an evaluation; None where that does not say."""
     if system in kinds:
         return system

@@ -50,6 +50,8 @@ class RunFiles:
     """Its process is gone, and has not said how the run ended."""
     missing: list[str] = field(default_factory=list)
     """What is not there, or damaged, in words for the reader."""
+    derived: dict[Any, Any] = field(default_factory=dict)
+    """What was worked out of `metrics`, and is gone on with when they are looked at again."""
 
     @property
     def id(self) -> str | None:
@@ -144,6 +146,7 @@ def read_run(directory: str | Path, looks: Looks | None = None) -> RunFiles:
         evaluation_samples=said,
         died=has_died(directory),
         missing=missing,
+        derived=looks[file].derived if (file := directory / METRICS) in looks else {},
     )
     missing += [line for line in (too_few_samples(run), unfinished_evaluation(run), older_than_the_run(run)) if line]
     return run

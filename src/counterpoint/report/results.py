@@ -10,7 +10,7 @@ import torch
 from counterpoint.dqo.embed import Embedder
 from counterpoint.evaluate.metrics import Estimate, estimate_of, pass_at_k_Q
 from counterpoint.evaluate.run import BEFORE, REFERENCE, TRAINED_PAIR
-from counterpoint.report.charts import Chart, lines, plane, points, steps
+from counterpoint.report.charts import Chart, line_spec, plane_spec, point_spec, staircase_spec
 from counterpoint.report.groups import Groups
 from counterpoint.report.measured import Entry, Part, Table, has_trained_pair, over_seeds, tables_of
 from counterpoint.report.palette import Series, of_systems
@@ -103,7 +103,7 @@ def quality_chart(
     return Chart(
         id=id, section="result", title=title, what=f"{title}, a point a system: {', '.join(columns['series'])}",
         series=series, columns=rounded(columns),
-        spec=points(x_title, y_title, series, percent=True, zero=id == "by_tokens"),
+        spec=point_spec(x_title, y_title, series, percent=True, zero=id == "by_tokens"),
         x="x", lines=False, notes=of_what(counts, "interval"),
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ def lengths_chart(parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart 
     return Chart(
         id="lengths", section="result", title="Lengths of the signals",
         what="Share of signals by length, before training and after",
-        series=series, columns=columns, spec=steps("tokens", "tokens of a signal", "share of signals", series, columns),
+        series=series, columns=columns, spec=staircase_spec("tokens", "tokens of a signal", "share of signals", series, columns),
         x="tokens", lines=True, notes=[counted, bins],
     )  # fmt: skip
 
@@ -183,8 +183,8 @@ def pass_chart(parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart | N
     return Chart(
         id="pass_at_k", section="result", title="pass@k: at least one of k samples is right",
         what=f"pass@k over k: {', '.join(curves)}", series=series, columns=columns,
-        spec=lines("k", "k", "pass@k", series, columns, percent=True), x="k", lines=True,
-        notes=["estimated without bias", *of_what(counts, "band")],
+        spec=line_spec("k", "k", "pass@k", series, columns, percent=True), x="k", lines=True,
+        notes=["unbiased estimate", *of_what(counts, "band")],
     )  # fmt: skip
 
 
@@ -216,11 +216,11 @@ def plane_chart(parts: Sequence[Part], styles: Mapping[str, Series], embedder: E
                 for column, value in zip(columns, values, strict=True):
                     columns[column].append(value)
     series = [styles[name] for name in first if name in columns["series"]]
-    seeds = ["of seeds the first"] if len(parts) > len(first) else []
+    seeds = ["the first seed of each"] if len(parts) > len(first) else []
     return Chart(
         id="plane", section="answers", title="The responses to a question, in a plane",
         what="Responses by the principal components of their embeddings; filled where right, larger where several are the same",
-        series=series, columns=rounded(columns), spec=plane(series), x="x", lines=False, choose="question",
+        series=series, columns=rounded(columns), spec=plane_spec(series), x="x", lines=False, choose="question",
         notes=["filled: right", "larger: the same response several times", f"the first {len(questions)} questions", *seeds],
     )  # fmt: skip
 

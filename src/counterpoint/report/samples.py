@@ -49,8 +49,9 @@ class SampleSet:
 
 
 def sample_sets(runs: Sequence[RunFiles]) -> list[SampleSet]:
-    """A set for each run that has said something: its evaluation's, or else its training's."""
-    return [found for run in runs if (found := of_evaluation(run) or of_training(run, runs))]
+    """A set for each run that has said something: its evaluation's, or else its training's; evaluations first."""
+    found = [found for run in runs if (found := of_evaluation(run) or of_training(run, runs))]
+    return sorted(found, key=lambda its: its.source != "evaluation")
 
 
 def of_evaluation(run: RunFiles) -> SampleSet | None:

@@ -1,7 +1,5 @@
 """Metrics over steps as columns: seeds drawn together, points thinned without losing an extreme. Pure."""
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,41 +11,56 @@ MOST_POINTS = 1000
 
 Columns = dict[str, list[Any]]
 """A table: column -> its values, all equally long."""
+Line = dict[str, NDArray[Any]]
+"""The numbers of a line, of which there may be many: column -> its values."""
 
 
-def median_and_range(runs: Sequence[Mapping[int, float]]) -> Columns:
+def median_and_range(runs: Sequence[Mapping[int, float | None]]) -> Line:
     """Several seeds of one recipe as one line: step, value (median), low and high (range) over the seeds that reached the step.
 
     Values that are not finite are left out, and a step without any is too: `pieces` says where a line is broken for it.
     """
+    if not runs:
+        return dict.fromkeys(("step", "value", "low", "high"), np.zeros(0))
+    own = [steps_of(run) for run in runs]
+    steps = in_order(own)
+    values_RS = np.full((len(runs), len(steps)), np.nan)
+    for row_S, at, run in zip(values_RS, own, runs, strict=True):
+        row_S[np.searchsorted(steps, at)] = np.asarray(list(run.values()), np.float64)
+    finite_RS = np.isfinite(values_RS)
+    kept_S = finite_RS.any(axis=0)
+    values_RS = np.where(finite_RS, values_RS, np.nan)[:, kept_S]
     if len(runs) == 1:  # as it is most often, and quicker
-        alone = {step: value for step, value in sorted(runs[0].items()) if math.isfinite(value)}
-        values = list(alone.values())
-        return {"step": list(alone), "value": values, "low": values, "high": values}
-    steps = sorted({step for run in runs for step in run})
-    columns: Columns = {"step": [], "value": [], "low": [], "high": []}
-    for step in steps:
-        values = [run[step] for run in runs if step in run and math.isfinite(run[step])]
-        if values:
-            for name, value in zip(columns, (step, statistics.median(values), min(values), max(values)), strict=True):
-                columns[name].append(value)
-    return columns
+        value_S = low_S = high_S = values_RS[0]
+    else:
+        value_S, low_S, high_S = (of(values_RS, axis=0) for of in (np.nanmedian, np.nanmin, np.nanmax))
+    return {"step": steps[kept_S], "value": value_S, "low": low_S, "high": high_S}
 
 
-def pieces(runs: Sequence[Mapping[int, float]], columns: Columns) -> list[int]:
+def steps_of(run: Mapping[int, Any]) -> NDArray[np.int64]:
+    return np.fromiter(run, np.int64, len(run))
+
+
+def in_order(steps: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """All steps that there are in order, each once."""
+    found = np.concatenate(steps)
+    return found if (np.diff(found) > 0).all() else np.unique(found)
+
+
+def pieces(runs: Sequence[Mapping[int, Any]], line: Line) -> NDArray[Any]:
     """Which piece of its line each row of `median_and_range` is in: it is broken where no seed has a number, but something else.
 
     A step at which nothing was measured breaks nothing. Of a line that is to be thinned a break stays only if it is as wide as
     what is left between two points, or the line would be points alone.
     """
-    steps = columns["step"]
-    broken = sorted({step for run in runs for step in run} - set(steps))
-    if not steps or not broken:
-        return [0] * len(steps)
+    steps = line["step"]
+    if len(runs) == 1 and len(runs[0]) == len(steps):  # as it is most often, and quicker
+        return np.zeros(len(steps), np.int64)
+    broken = np.setdiff1d(in_order([steps_of(run) for run in runs]), steps, assume_unique=True)
     least = (steps[-1] - steps[0]) / MOST_POINTS if len(steps) > MOST_POINTS else 0
-    before = np.searchsorted(np.asarray(broken), np.asarray(steps))
+    before = np.searchsorted(broken, steps)
     breaks = (np.diff(before) > 0) & (np.diff(steps) > least)
-    return [0, *np.cumsum(breaks).tolist()]
+    return np.concatenate([np.zeros(min(1, len(steps)), np.int64), np.cumsum(breaks)])
 
 
 def of_how_many(counts: Mapping[str, int], what: str) -> list[str]:
@@ -75,7 +88,7 @@ def seeds_in_words(count: int, what: str) -> str:
     return f"median and range of {count} {what}s" if count > 1 else f"one {what}"
 
 
-def thin(columns: Columns, most: int = MOST_POINTS) -> Columns:
+def thin(columns: Columns | Line, most: int = MOST_POINTS) -> Columns:
     """At most `most` rows of a line, its first, its last and the extremes of every stretch among them; all, if they are so few.
 
     The rows are cut into equal stretches; of each the lowest and the highest `value`, the lowest `low` and the highest `high`
@@ -83,15 +96,22 @@ def thin(columns: Columns, most: int = MOST_POINTS) -> Columns:
     """
     count = len(columns["step"])
     if count <= most:
-        return columns
+        return rows_of(columns, range(count))
     kept = {0, count - 1}
+    arrays = {name: np.asarray(columns[name], np.float64) for name in ("value", "low", "high")}
     wanted: list[tuple[str, Any]] = [("value", np.argmin), ("value", np.argmax)]
-    if columns["low"] != columns["value"] or columns["high"] != columns["value"]:
+    if not all(np.array_equal(arrays["value"], arrays[name]) for name in ("low", "high")):
         wanted += [("low", np.argmin), ("high", np.argmax)]
-    arrays: dict[str, NDArray[np.float64]] = {name: np.asarray(columns[name], np.float64) for name, _ in wanted}
     for stretch in np.array_split(np.arange(count), max(1, (most - 2) // len(wanted))):
         kept |= {int(stretch[0] + pick(arrays[name][stretch])) for name, pick in wanted}
-    return {name: [values[i] for i in sorted(kept)] for name, values in columns.items()}
+    return rows_of(columns, sorted(kept))
+
+
+def rows_of(columns: Columns | Line, at: Sequence[int]) -> Columns:
+    return {
+        name: values[at].tolist() if isinstance(values, np.ndarray) else [values[i] for i in at]
+        for name, values in columns.items()
+    }
 
 
 def rounded(columns: Columns) -> Columns:

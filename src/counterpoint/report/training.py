@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from counterpoint.report.charts import Chart, lines
+from counterpoint.report.charts import Chart, line_spec
 from counterpoint.report.groups import Groups
 from counterpoint.report.palette import Series, of_both, of_groups, of_measures
+from counterpoint.report.read import RunFiles
 from counterpoint.report.records import Record
-from counterpoint.report.series import MOST_POINTS, Columns, median_and_range, of_how_many, pieces, rounded, stacked, thin
+from counterpoint.report.series import MOST_POINTS, Columns, Line, median_and_range, of_how_many, pieces, rounded, stacked, thin
 
 NUMBER = (int, float)
-NUMBER_OR_NULL = (*NUMBER, type(None))
 MOST_LINES = 6
 """Lines of a chart that can be told apart; of more measures and groups the reader chooses a measure."""
 Measure = str | Callable[[Record], float | None]
@@ -101,14 +101,14 @@ def training_charts(groups: Groups) -> list[Chart]:
 
 def draw(panel: Panel, groups: Groups) -> Chart | None:
     """A panel's chart; None where no run has anything for it."""
-    drawn: dict[tuple[str, str], Columns] = {}
+    drawn: dict[tuple[str, str], Line] = {}
     seeds: dict[str, int] = {}
     for group, runs in groups.items():
         for name, measure in panel.measures.items():
-            measured = [found for run in runs if (found := over_steps(run.metrics, measure))]
+            measured = [found for run in runs if (found := over_steps(run, measure))]
             columns = median_and_range(measured)
             # fresh samples and one update have no KL in them: a line at 0 would only hide the others
-            if columns["step"] and (panel.id != "kl" or any(columns["value"])):
+            if len(columns["step"]) and (panel.id != "kl" or columns["value"].any()):
                 drawn[group, name] = columns | {"piece": pieces(measured, columns)}
                 seeds[group] = max(seeds.get(group, 0), len(measured))
     # a floor is of what is drawn: DUET's is of accuracy, DQO's of reward
@@ -119,7 +119,7 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
         return None
     measures = [name for name in panel.measures if any(key[1] == name for key in drawn)]
     choose = len(groups) > 1 and len(measures) > 1 and len(drawn) > MOST_LINES
-    styles = styles_of(list(groups), measures, choose)
+    styles = styles_of(list(groups), list(drawn), measures, choose)
     table = stacked([named(rounded(thin(columns)), styles[key], key[1] if choose else "") for key, columns in drawn.items()])
     if not any(table["piece"]):
         del table["piece"]
@@ -133,7 +133,7 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
         what=f"{panel.title} over the steps of training: {', '.join(s.name for s in series)}",
         series=series,
         columns=table,
-        spec=lines("step", "step", panel.y_title, series, table, panel.percent, panel.zero),
+        spec=line_spec("step", "step", panel.y_title, series, table, panel.percent, panel.zero, len(groups) == len(series) == 1),
         x="step",
         lines=True,
         notes=[*of_how_many(seeds, "seed"), *([thinned] if longest > MOST_POINTS else [])],
@@ -141,23 +141,28 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
     )
 
 
-def styles_of(groups: Sequence[str], measures: Sequence[str], choose: bool) -> dict[tuple[str, str], Series]:
-    """The series of each group and measure. A name says only what is not the same in all that is drawn together."""
+def styles_of(
+    groups: Sequence[str], drawn: Sequence[tuple[str, str]], measures: Sequence[str], choose: bool
+) -> dict[tuple[str, str], Series]:
+    """The series of each (group, measure) that is drawn. A name says only what is not the same in all that is drawn together."""
     if len(groups) == 1:
         return {(groups[0], name): series for name, series in of_measures(measures, FLOOR).items()}
     if len(measures) == 1 or choose:
         alike = of_groups(groups)
-        return {(group, measure): alike[group] for group in groups for measure in measures}
-    return of_both(groups, measures)
+        return {(group, measure): alike[group] for group, measure in drawn}
+    return of_both(groups, drawn)
 
 
-def over_steps(metrics: Sequence[Record], measure: Measure) -> dict[int, float]:
-    """A measure by step, where it was taken; not a number where a line has null. Of 100,000 steps too it takes a moment only."""
+def over_steps(run: RunFiles, measure: Measure) -> dict[int, float | None]:
+    """A measure by step, where it was taken; None where a line has null. Only the lines since the last look are gone through."""
+    seen, found = run.derived.get(measure, (0, {}))
+    more = run.metrics[seen:]
     if isinstance(measure, str):
-        taken = ((line["step"], line[measure]) for line in metrics if measure in line)
+        found |= {line["step"]: line[measure] for line in more if measure in line}
     else:
-        taken = ((line["step"], value) for line in metrics if (value := measure(line)) is not None)
-    return {step: math.nan if value is None else float(value) for step, value in taken if isinstance(value, NUMBER_OR_NULL)}
+        found |= {line["step"]: value for line in more if (value := measure(line)) is not None}
+    run.derived[measure] = len(run.metrics), found
+    return found
 
 
 def named(columns: Columns, series: Series, measure: str) -> Columns:
