@@ -14,13 +14,13 @@ from counterpoint import flops
 from counterpoint.config import DqoRecipe, DuetRecipe, ModelConfig, Recipe, of_kind
 from counterpoint.errors import ModelError
 from counterpoint.flops import ModelShape
-from counterpoint.policy.chunked import LOGITS_BYTES, rows_per_chunk
 from counterpoint.policy.load import pick_device, resolve_model, with_adapters
+from counterpoint.policy.logprobs import slice_width
 
 PROMPT_TOKENS = 256
 """Assumed of every question with its template; nothing is downloaded to count them."""
 LOGITS_COPIES = 4
-"""A chunk's logits, their float32 form, their softmax and their gradient."""
+"""A slice's logits, their float32 form, their exponentials and their gradient."""
 CACHE_ROOM = 2
 """The sampler's cache doubles when it is full, so up to half of it is spare."""
 ASSUMPTIONS = (
@@ -197,11 +197,12 @@ def cache_bytes(shape: ModelShape, config: ModelConfig, work: Workload) -> int:
 
 
 def learning_bytes(shape: ModelShape, config: ModelConfig, work: Workload) -> int:
-    """Activations of the largest micro-batch, one sequence at least, and one chunk of logits with what its gradient takes."""
+    """Activations of the largest micro-batch, one sequence at least, and one slice of logits with what its gradient takes."""
     sequence = work.prompt_tokens + work.output_tokens
     sequences = max(1, min(work.rows, config.tokens_per_microbatch // sequence))
-    rows = min(rows_per_chunk(shape.vocabulary, LOGITS_BYTES), sequences * work.output_tokens)
-    return flops.activation_bytes(shape, sequences * sequence, config.dtype) + LOGITS_COPIES * 4 * rows * shape.vocabulary
+    rows = sequences * work.output_tokens
+    logits = rows * slice_width(rows, shape.vocabulary)
+    return flops.activation_bytes(shape, sequences * sequence, config.dtype) + LOGITS_COPIES * 4 * logits
 
 
 def gpu_memory(devices: Sequence[str]) -> int | None:

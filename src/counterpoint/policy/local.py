@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterpoint.errors import DataError, ModelError
-from counterpoint.policy.chunked import chunked_logprobs, rows_per_chunk
+from counterpoint.policy.logprobs import head_logprobs, logprobs_of_logits
 from counterpoint.policy.rollout import OnTokens, TransformersSampler
 from counterpoint.policy.trainable import TrainableModel, base_model, is_lora, padded, spread_over
 from counterpoint.rl.losses import LossSpec, aggregation_weights, token_losses
@@ -92,7 +92,7 @@ class LocalPolicy(TrainableModel):
         # on-policy: the sampler's log-probabilities are this model's own, so none are recomputed and the ratio is 1
         def loss_of(batch: list[int]) -> tuple[Tensor, dict[str, Tensor | float]]:
             rows = [data[i] for i in batch]
-            logprobs, mask, entropy = self._forward(rows, loss.temperature, with_entropy=True)
+            logprobs, mask, entropies = self._forward(rows, loss.temperature)
             losses, sums = token_losses(
                 loss,
                 logprobs,
@@ -102,24 +102,20 @@ class LocalPolicy(TrainableModel):
                 sampler_logprobs=padded(rows, "logprobs", mask),
                 reference_logprobs=padded(rows, "reference_logprobs", mask),
             )
-            of_all = {"entropy_sum": entropy, "logprob_sum": logprobs.detach()[mask].sum()}
+            of_all = {"entropy_sum": entropies.sum(), "logprob_sum": logprobs.detach()[mask].sum()}
             return (losses.sum(dim=1) * weights[batch]).sum(), {**sums, **of_all}
 
         return self._optimizer_step(data, loss_of)
 
-    def _forward(self, rows: Sequence[Datum], temperature: float, with_entropy: bool = False) -> tuple[Tensor, Tensor, float]:
-        """Log-probabilities [N, T] of the rows' tokens, where they stand [N, T], and the sum of entropies over them."""
-        hidden, targets, mask = self._states(rows)
-        head: Any = base_model(self.model).get_output_embeddings() if self._head_is_plain else nn.Identity()
-        vocabulary = head.weight.shape[0] if self._head_is_plain else hidden.shape[-1]
-        chunk = rows_per_chunk(vocabulary)
-        entropy = 0.0
-        if with_entropy:
-            flat, entropies = chunked_logprobs(hidden, targets, head, chunk, temperature, with_entropy=True)
-            entropy = float(entropies.sum())
+    def _forward(self, rows: Sequence[Datum], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities [N, T] of the rows' tokens, where they stand [N, T], and the entropies [n] there."""
+        states, targets, mask = self._states(rows)
+        if self._head_is_plain:
+            head: Any = base_model(self.model).get_output_embeddings()
+            logprobs, entropies = head_logprobs(states, head.weight, targets, temperature, head.bias)
         else:
-            flat = chunked_logprobs(hidden, targets, head, chunk, temperature)
-        return spread_over(mask, flat), mask, entropy
+            logprobs, entropies = logprobs_of_logits(states, targets, temperature)
+        return spread_over(mask, logprobs), mask, entropies
 
     def _run(self, inputs: dict[str, Any]) -> Tensor:
         """Hidden states, or logits where the head is not plain."""
@@ -156,7 +152,7 @@ class AdapterOff(LocalPolicy):
         with self._off():
             return super().sample(*args, **kwargs)
 
-    def _forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, float]:
+    def _forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
         with self._off():
             return super()._forward(*args, **kwargs)
 
@@ -166,10 +162,10 @@ class AdapterOff(LocalPolicy):
 
 @torch.no_grad()
 def head_is_plain(model: PreTrainedModel) -> bool:
-    """Whether logits are the output embedding of the decoder's last hidden state and nothing more (no soft cap, no scale)."""
+    """Whether logits are a linear layer of the decoder's last hidden state and nothing more (no soft cap, scale or adapter)."""
     decoder = model.get_decoder()
     head = model.get_output_embeddings()
-    if decoder is None or head is None or decoder is model:
+    if decoder is None or type(head) is not nn.Linear or decoder is model:
         return False
     training = model.training
     model.eval()
