@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from counterpoint.errors import ModelError
 from counterpoint.policy.cache import Grouped, Separate, can_group, fits_window, prefill
 from counterpoint.policy.packing import ATTENDING
+from counterpoint.policy.repacked import repacked
 from counterpoint.rl.types import Completion, SamplingParams, StopReason
 
 COMPACT_SHARE = 8
@@ -156,11 +157,12 @@ class TransformersSampler:
         training, self.model.training = self.model.training, False
         self.model.eval()
         try:
-            for batch in self._batches(prompts, n, params.max_tokens):
-                heard = by_place(on_tokens, batch, n) if on_tokens is not None else None
-                drawn = self._sample_batch([prompts[i] for i in batch], n, params, uniforms[batch], heard)
-                for i, group in zip(batch, drawn, strict=True):
-                    completions[i] = group
+            with repacked(self.model, len(prompts) * n, params.max_tokens):
+                for batch in self._batches(prompts, n, params.max_tokens):
+                    heard = by_place(on_tokens, batch, n) if on_tokens is not None else None
+                    drawn = self._sample_batch([prompts[i] for i in batch], n, params, uniforms[batch], heard)
+                    for i, group in zip(batch, drawn, strict=True):
+                        completions[i] = group
         finally:
             self.model.train(training)
         return completions
