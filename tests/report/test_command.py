@@ -117,3 +117,15 @@ def test_a_run_that_is_given_twice_is_said_to_be_counted_once(tmp_path, capsys):
     run = str(made(tmp_path / "run"))
     assert main(["report", run, run]) == 0
     assert f"{run} was given more than once, and is counted once" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_empty_yet_stops_no_report(tmp_path, capsys):
+    folder, run = tmp_path / "evaluation", made(tmp_path / "run")
+    folder.mkdir()
+    assert main(["report", str(folder), str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{folder} is empty: no run or evaluation there has got so far" in printed
+    assert (run / "report.html").is_file()
+    assert list(folder.iterdir()) == []
+    assert main(["report", str(run), str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == [f"{folder} is empty: no run or evaluation there has got so far"]

@@ -10,18 +10,19 @@ from counterpoint.errors import RunError
 from counterpoint.files import cause, write_text
 from counterpoint.report.document import document_of
 from counterpoint.report.page import draw_figures, finite, page
-from counterpoint.report.read import read_run
+from counterpoint.report.read import read_runs
 from counterpoint.report.text import shown
 
 
 def report(directories: Sequence[Path], out: Path | None = None, as_json: bool = False, figures: Path | None = None) -> None:
     """Write the report of `directories` to `out` (default: report.html in the first), or print it as JSON; draw its charts."""
-    document, charts = document_of([read_run(directory) for directory in directories])
+    runs, empty = read_runs(directories)
+    document, charts = document_of(runs, empty)
     if as_json:
         json.dump(finite(document), sys.stdout)  # in ASCII, which every terminal and pipe takes
         print()
         return
-    out = out or directories[0] / "report.html"
+    out = out or runs[0].directory / "report.html"
     html = page(document, charts)
     with writing(out, "--out"):
         write_text(out, html)
