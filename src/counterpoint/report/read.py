@@ -89,7 +89,10 @@ def read_run(directory: str | Path, looks: Looks | None = None) -> RunFiles:
         raise RunError(
             f"there is no run directory {shown(directory)}; give one that `counterpoint duet`, `dqo` or `eval` has made"
         )
-    is_run = any((directory / name).is_file() for name in (CONFIG, INFO, METRICS))
+    try:
+        is_run = any((directory / name).is_file() for name in (CONFIG, INFO, METRICS))
+    except OSError as error:
+        raise RunError(f"cannot look into {shown(directory)}: {error.strerror}") from error
     if not is_run and not any((directory / name).is_file() for name in (EVALUATION, PARTIAL, EVALUATION_SAMPLES)):
         raise RunError(f"{shown(directory)} is not a run directory: it has none of {CONFIG}, {INFO}, {METRICS} and {EVALUATION}")
     missing: list[str] = []
@@ -158,7 +161,7 @@ def read_run(directory: str | Path, looks: Looks | None = None) -> RunFiles:
 def read_runs(directories: Sequence[Path]) -> tuple[list[RunFiles], list[str]]:
     """What is in directories, as `read_run` reads it, and which are empty yet, in words: so is the folder of an evaluation that
     has only begun. Raises `RunError` for one that is something else, and where there is no run at all."""
-    empty = [directory for directory in directories if directory.is_dir() and is_empty(directory)]
+    empty = [directory for directory in directories if directory.is_dir() and os.access(directory, os.R_OK) and is_empty(directory)]
     if len(empty) == len(directories):
         read_run(directories[0])
     notes = [f"{shown(directory)} is empty: no run or evaluation there has got so far" for directory in dict.fromkeys(empty)]

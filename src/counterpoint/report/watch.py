@@ -70,10 +70,10 @@ def watched_files(directory: Path) -> list[Path]:
 
 
 def changed(file: Path) -> tuple[int, int] | None:
-    """When a file was written and how long it is; None if it went away meanwhile."""
+    """When a file was written and how long it is; None if it went away meanwhile, or nobody may ask."""
     try:
         stat = file.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return stat.st_mtime_ns, stat.st_size
 
