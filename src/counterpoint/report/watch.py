@@ -61,7 +61,7 @@ class Watched:
             except RunError as error:
                 waiting.append(asdict(Headline(f"Waiting for a run: {error}")))
         document, charts = document_of(runs)
-        return document | {"headlines": waiting + (document["headlines"] if runs else [])}, charts
+        return document | {"headlines": waiting + (document["headlines"] if runs else []), "waiting": len(waiting)}, charts
 
 
 def watched_files(directory: Path) -> list[Path]:
