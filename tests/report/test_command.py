@@ -153,7 +153,8 @@ def test_who_reads_only_the_beginning_of_the_json_hears_no_complaint(tmp_path):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths}
     ) as process:
-        assert process.stdout and process.stderr
+        assert process.stdout
+        assert process.stderr
         assert process.stdout.read(9) == b'{"title":'
         process.stdout.close()
         assert process.stderr.read() == b""

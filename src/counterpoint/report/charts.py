@@ -56,7 +56,7 @@ def line_spec(
     }  # fmt: skip
     pieces = {"detail": {"field": "piece"}} if "piece" in columns else {}
     marks, long = 1 in together(columns), is_long(columns)
-    scale = {"zero": zero, "nice": not marks, **({"padding": 8} if marks else {})}  # a mark at the edge is not cut in half
+    scale = {"zero": zero, "nice": not marks, **({"padding": 8} if marks else {"range": INSET})}  # what is at the edge is whole
     up = {"field": "value", "type": "quantitative", "title": y_title, "axis": y_axis, "scale": scale}
     span = {
         "y": {"field": "low", "type": "quantitative", "title": y_title},
@@ -123,6 +123,8 @@ WHOLE = {
 """An axis of steps, tokens or samples: there is nothing between two."""
 APART = {"labelFlush": True, "labelOverlap": True, "labelSeparation": 8}
 """Labels of an axis that leave some out before they touch; the first and last stay inside the chart, where they are not cut."""
+INSET = [{"expr": "height - 1"}, 1]
+"""Pixels between which lines are: half of one that goes along the edge would be cut off."""
 LINE = ("series", "measure", "piece")
 """Columns whose values, where there are such columns, a line's points have alike."""
 

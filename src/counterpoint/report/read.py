@@ -161,7 +161,7 @@ def read_run(directory: str | Path, looks: Looks | None = None) -> RunFiles:
 def read_runs(directories: Sequence[Path]) -> tuple[list[RunFiles], list[str]]:
     """What is in directories, as `read_run` reads it, and which are empty yet, in words: so is the folder of an evaluation that
     has only begun. Raises `RunError` for one that is something else, and where there is no run at all."""
-    empty = [directory for directory in directories if directory.is_dir() and os.access(directory, os.R_OK) and is_empty(directory)]
+    empty = [each for each in directories if each.is_dir() and os.access(each, os.R_OK) and is_empty(each)]
     if len(empty) == len(directories):
         read_run(directories[0])
     notes = [f"{shown(directory)} is empty: no run or evaluation there has got so far" for directory in dict.fromkeys(empty)]
