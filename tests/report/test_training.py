@@ -74,7 +74,7 @@ def test_of_a_run_that_goes_on_only_new_lines_are_gone_through(tmp_path):
 
 
 def seeds(folder, name, count, overrides=()):
-    rows = steps_of([0.1, 0.2])
+    rows = steps_of([0.1, ord(name) / 1000])
     return [made(folder / f"{name}-{seed}", seed=seed, overrides=overrides, metrics=rows) for seed in range(count)]
 
 
