@@ -128,3 +128,19 @@ def test_half_of_a_line_at_the_edge_is_not_cut_off(tmp_path):
     [height] = re.findall(r'<clipPath id="clip1"><rect x="0" y="0" width="[\d.]+" height="([\d.]+)"', svg)
     heights = {float(point.partition(",")[2]) for point in line.split("L")}
     assert heights == {1, float(height) - 1}
+
+
+def test_a_band_has_no_width_where_the_seeds_agree(tmp_path):
+    def seed(i, values):
+        rows = [{"step": step, "loss": value} for step, value in enumerate(values, 1)]
+        return made(tmp_path / f"run-{i}", seed=i, metrics=rows)
+
+    runs = [read_run(seed(0, (0, 0, 0, 1, 0))), read_run(seed(1, (1, 0, 0, 0, 0)))]
+    _, charts = document_of(runs)
+    draw_figures([chart for chart in charts if chart.id == "loss"], tmp_path)
+    svg = (tmp_path / "loss.svg").read_text("utf-8")
+    [area] = re.findall(r'aria-roledescription="area mark" d="M([^"]+)Z"', svg)
+    edges = {}
+    for across, up in (map(float, point.split(",")) for point in area.split("L")):
+        edges.setdefault(across, set()).add(up)
+    assert [len(edges[across]) for across in sorted(edges)] == [2, 1, 1, 2, 1]
