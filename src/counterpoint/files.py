@@ -32,7 +32,10 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Replace `file` whole: after a crash it holds what it held, or all of `content`."""
+    """Replace `file` whole: after a crash it holds what it held, or all of `content`. A device or pipe is written to."""
+    if file.exists() and not file.is_file() and not file.is_dir():
+        file.write_bytes(content)
+        return
     temporary = file.with_name(file.name + TEMPORARY)
     try:
         temporary.write_bytes(content)

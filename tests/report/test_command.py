@@ -4,7 +4,9 @@ import json
 import math
 import os
 import re
+import subprocess
 import sys
+import threading
 import xml.dom.minidom
 from pathlib import Path
 
@@ -117,3 +119,50 @@ def test_a_run_that_is_given_twice_is_said_to_be_counted_once(tmp_path, capsys):
     run = str(made(tmp_path / "run"))
     assert main(["report", run, run]) == 0
     assert f"{run} was given more than once, and is counted once" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_empty_yet_stops_no_report(tmp_path, capsys):
+    folder, run = tmp_path / "evaluation", made(tmp_path / "run")
+    folder.mkdir()
+    assert main(["report", str(folder), str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{folder} is empty: no run or evaluation there has got so far" in printed
+    assert (run / "report.html").is_file()
+    assert list(folder.iterdir()) == []
+    assert main(["report", str(run), str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == [f"{folder} is empty: no run or evaluation there has got so far"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes are no files there")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    run, pipe, read = made(tmp_path / "run"), tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    assert main(["report", str(run), "--out", str(pipe)]) == 0
+    assert pipe.is_fifo()
+    reader.join(timeout=10)
+    assert read[0].startswith(b"<!doctype html>")
+
+
+def test_who_reads_only_the_beginning_of_the_json_hears_no_complaint(tmp_path):
+    rows = [said("s", f"q{i}", "long " * 2000) for i in range(20)]
+    run = made(tmp_path / "run", evaluation_samples=rows)
+    command = [sys.executable, "-m", "counterpoint", "report", str(run), "--json"]
+    paths = os.pathsep.join([str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths}
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.read(9) == b'{"title":'
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="somebody must be refused something")
+def test_a_directory_that_nobody_may_look_into_is_said(tmp_path, capsys):
+    run = made(tmp_path / "run")
+    run.chmod(0)
+    assert main(["report", str(run)]) == 1
+    assert f"cannot look into {run}: Permission denied" in capsys.readouterr().err

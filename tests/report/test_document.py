@@ -29,7 +29,7 @@ def test_the_floor_of_accuracy_and_that_of_reward_are_not_in_one_chart(tmp_path)
 
 def test_what_is_not_drawn_is_named_with_its_reason(tmp_path):
     dqo = made(tmp_path / "dqo", metrics=[{"step": 1, "reward": 0.5, "log_det": 1.5, "kl_to_start": 0.25, "old_kl": 0.0}])
-    grpo = made(tmp_path / "grpo", overrides=["diversity.shaper=none"], metrics=[{"step": 1, "reward": 0.5}])
+    grpo = made(tmp_path / "grpo", overrides=["diversity.shaper=none"], metrics=[{"step": 1, "reward": 0.25}])
     found = document(dqo, grpo)
     assert [run["unrecorded"] for run in found["runs"]] == [
         ["KL in an update: one update on fresh samples has none"],

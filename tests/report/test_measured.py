@@ -187,3 +187,12 @@ def test_baselines_that_training_has_changed_are_each_groups_own(tmp_path):
         "M alone": [0.9], "M trained alone · one": [0.5], "trained pair · one": [0.5],
         "M trained alone · other": [0.7], "trained pair · other": [0.7],
     }  # fmt: skip
+
+
+def test_what_is_measured_twice_in_many_evaluations_is_said_briefly(tmp_path):
+    measured = evaluation({name: result(0.4) for name in ("start", "a", "b", "c")})
+    measured |= {"trained": {name: by(name * 12) for name in "abc"}, "asked": {"name": "arithmetic"}, "models": {"policy": "p"}}
+    folders = [folder_of(tmp_path / f"{i}", measured) for i in range(8)]
+    [table] = tables(*folders)
+    assert table.notes[0] == f"a, b, c were measured twice, in {folders[0]} and {folders[1]}, and are counted once"
+    assert table.notes[5:] == ["so it is with 2 more pairs of evaluations"]

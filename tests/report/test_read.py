@@ -12,7 +12,7 @@ from counterpoint.errors import RunError
 from counterpoint.report import read
 from counterpoint.report.document import document_of
 from counterpoint.report.lines import Fields, LinesOf
-from counterpoint.report.read import has_died, read_run
+from counterpoint.report.read import has_died, read_run, read_runs
 from counterpoint.report.records import without_halves
 from report.made import evaluation, made, result, said
 
@@ -289,3 +289,29 @@ def test_the_evaluations_of_the_quickstart_say_which_runs_they_are_of(duet, dqo)
     assert {name: (by.run, by.step) for name, by in policies.trained.items()} == {run.name: (ids[run.name], 4) for run in dqo}
     assert pair.models == {"capable": "builtin:capable", "light": "builtin:light"}
     assert policies.asked["name"] == read_run(dqo[0]).recipe["task"]["name"]
+
+
+def test_an_evaluation_that_has_only_begun_is_said_not_to_have_ended(tmp_path):
+    folder, run = tmp_path / "side-by-side", made(tmp_path / "run")
+    folder.mkdir()
+    runs, left_out = read_runs([run, folder, folder])
+    assert ([its.name for its in runs], left_out) == (["run"], [f"{folder} is empty: no run or evaluation there has got so far"])
+    row = json.dumps(said("start", "q0", "x")) + "\n"
+    (folder / "evaluation_samples.partial.jsonl").write_text(row)
+    runs, left_out = read_runs([run, folder])
+    assert (runs[1].kind, left_out) == ("evaluation", [])
+    document, _ = document_of(runs)
+    assert "The evaluation in side-by-side has not ended, or broke off." in [each["sentence"] for each in document["headlines"]]
+    assert document["runs"][1]["missing"] == [
+        "evaluation.json is missing: the evaluation has not ended, or broke off",
+        "evaluation_samples.partial.jsonl: an evaluation goes on or broke off; it has the responses of start, and is not shown",
+    ]
+    (folder / "evaluation_samples.partial.jsonl").rename(folder / "evaluation_samples.jsonl")
+    assert read_run(folder).missing == ["evaluation.json is missing: the evaluation has not ended, or broke off"]
+
+
+def test_empty_folders_alone_are_no_runs(tmp_path):
+    with pytest.raises(RunError, match="is not a run directory"):
+        read_runs([tmp_path])
+    with pytest.raises(RunError, match="there is no run directory"):
+        read_runs([made(tmp_path / "run"), tmp_path / "mistyped"])

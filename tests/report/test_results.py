@@ -148,3 +148,13 @@ def test_what_is_of_one_evaluation_is_not_called_a_median(tmp_path):
     assert charts_of(*runs)["by_diversity"].notes == [
         "start, a: median and range of 2 evaluations", "b: one evaluation", "the interval of one is 95\u00a0% over questions",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reward", "title"), [(0.0, "at least one of k samples is right"), (0.02, "the mean of the best reward in k samples")]
+)
+def test_pass_at_k_of_rewards_between_right_and_wrong_is_called_what_it_is(tmp_path, reward, title):
+    rows = [said("run", f"q{i % 3}", "x", reward if i < 4 else 1.0) for i in range(9)]
+    run = made(tmp_path / "run", evaluation=evaluation({"run": result(0.5)}, samples=3), evaluation_samples=rows)
+    document, _ = document_of([read_run(run)])
+    assert [chart["title"] for chart in document["charts"] if chart["id"] == "pass_at_k"] == [f"pass@k: {title}"]

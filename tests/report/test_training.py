@@ -1,10 +1,12 @@
 """Charts over training: what each line is, where it is broken, and when the reader chooses a measure."""
 
 import json
+import re
 
 import pytest
 
 from counterpoint.report.document import document_of
+from counterpoint.report.page import draw_figures
 from counterpoint.report.read import read_run
 from counterpoint.report.training import MOST_LINES, over_steps
 from report.made import made
@@ -72,7 +74,7 @@ def test_of_a_run_that_goes_on_only_new_lines_are_gone_through(tmp_path):
 
 
 def seeds(folder, name, count, overrides=()):
-    rows = steps_of([0.1, 0.2])
+    rows = steps_of([0.1, ord(name) / 1000])
     return [made(folder / f"{name}-{seed}", seed=seed, overrides=overrides, metrics=rows) for seed in range(count)]
 
 
@@ -105,3 +107,40 @@ def test_of_more_lines_than_can_be_told_apart_the_reader_chooses_a_measure(tmp_p
     assert seconds["columns"]["value"] == [2.0, 1.0, 0.1, 0.9] * 3
     assert (reward["choose"], len(reward["series"])) == ("", 6)
     assert charts_of(runs[0])["seconds"]["choose"] == ""
+
+
+def test_lines_that_lie_on_each_other_are_named(tmp_path):
+    rows = [{"step": step, "reward": step / 4, "floor": 0.5, "loss": 1.0} for step in range(1, 4)]
+    runs = [made(tmp_path / f"r{i}", overrides=overrides, metrics=rows) for i, overrides in enumerate(RECIPES[:2])]
+    runs.append(made(tmp_path / "other", overrides=RECIPES[2], metrics=[row | {"loss": 2.0} for row in rows]))
+    charts = charts_of(*runs)
+    assert charts["loss"]["notes"] == ["the same, and drawn over each other: r0, r1"]
+    same = ["reward · r0, reward · r1, reward · other", "floor · r0, floor · r1, floor · other"]
+    assert charts["reward"]["notes"] == [f"the same, and drawn over each other: {names}" for names in same]
+
+
+def test_half_of_a_line_at_the_edge_is_not_cut_off(tmp_path):
+    rows = [{"step": step, "loss": 1.0, "responses_unfinished": step % 2 / 2} for step in range(1, 5)]
+    _, charts = document_of([read_run(made(tmp_path / "run", metrics=rows))])
+    draw_figures([chart for chart in charts if chart.id == "unfinished"], tmp_path)
+    svg = (tmp_path / "unfinished.svg").read_text("utf-8")
+    [line] = re.findall(r'aria-roledescription="line mark" d="M([^"]+)"', svg)
+    [height] = re.findall(r'<clipPath id="clip1"><rect x="0" y="0" width="[\d.]+" height="([\d.]+)"', svg)
+    heights = {float(point.partition(",")[2]) for point in line.split("L")}
+    assert heights == {1, float(height) - 1}
+
+
+def test_a_band_has_no_width_where_the_seeds_agree(tmp_path):
+    def seed(i, values):
+        rows = [{"step": step, "loss": value} for step, value in enumerate(values, 1)]
+        return made(tmp_path / f"run-{i}", seed=i, metrics=rows)
+
+    runs = [read_run(seed(0, (0, 0, 0, 1, 0))), read_run(seed(1, (1, 0, 0, 0, 0)))]
+    _, charts = document_of(runs)
+    draw_figures([chart for chart in charts if chart.id == "loss"], tmp_path)
+    svg = (tmp_path / "loss.svg").read_text("utf-8")
+    [area] = re.findall(r'aria-roledescription="area mark" d="M([^"]+)Z"', svg)
+    edges = {}
+    for across, up in (map(float, point.split(",")) for point in area.split("L")):
+        edges.setdefault(across, set()).add(up)
+    assert [len(edges[across]) for across in sorted(edges)] == [2, 1, 1, 2, 1]

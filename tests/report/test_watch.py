@@ -13,7 +13,7 @@ import pytest
 
 from counterpoint.errors import RunError
 from counterpoint.report.watch import Watched, server_of, watch
-from report.made import made
+from report.made import evaluation, made, result
 from report.reading import drawn, line_of
 from report.runs import DQO, STEPS, metrics_of, systems_of
 
@@ -242,3 +242,40 @@ def test_of_several_runs_those_that_there_are_are_shown_and_the_others_waited_fo
         after = asked(address)[1].decode()
         assert "Waiting" not in after
         assert "later is at step 1 of 400" in after
+
+
+def test_tabs_that_nobody_has_opened_follow_a_run_too_and_are_printed(page_at, tmp_path):
+    run = made(tmp_path / "run", metrics=[{"step": 1, "reward": 0.5, "loss": 1.0}], status={"status": "running"})
+    rows = "views.loss?.view?.data('rows').map((row) => row.step).join()"
+    with served(run) as address:
+        page = page_at(f"{address}/#runs")
+        page.wait_for_function(f"{rows} === '1'")
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 2, "reward": 0.5, "loss": 0.5}\n')
+        page.wait_for_function(f"{rows} === '1,2'")
+        assert page.locator("#panel-training").is_hidden()
+        page.emulate_media(media="print")
+        assert page.locator("#chart-loss .chart svg").is_visible()
+
+
+def test_it_is_said_what_is_waited_for_and_what_does_not_run(page_at, tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "evaluation"
+    folder.mkdir()
+    with served(run, folder) as address:
+        page = page_at(address)
+        state = "document.getElementById('state').textContent === {!r}".format
+        page.wait_for_function(state("waiting"))
+        made(run, status={"status": "finished"})
+        (folder / "evaluation_samples.partial.jsonl").write_text('{"question": "q", "system": "s", "response": "r"}\n')
+        page.wait_for_function("report.runs.length === 2")
+        page.wait_for_function(state("not running"))
+        assert "The evaluation in evaluation has not ended, or broke off." in page.locator(".sentence").all_inner_texts()
+        made(folder, evaluation=evaluation({"M alone": result(0.5)}), run=None, status=None, summary=None)
+        for name in ("config.toml", "metrics.jsonl", "evaluation_samples.partial.jsonl"):
+            (folder / name).unlink()
+        page.wait_for_function(state("finished"))
+        for file in run.iterdir():
+            file.unlink()
+        run.rmdir()
+        page.wait_for_function(state("waiting"))
+        assert page.locator(".sentence").first.inner_text().startswith("Waiting for a run: there is no run directory")

@@ -56,7 +56,7 @@ def line_spec(
     }  # fmt: skip
     pieces = {"detail": {"field": "piece"}} if "piece" in columns else {}
     marks, long = 1 in together(columns), is_long(columns)
-    scale = {"zero": zero, "nice": not marks, **({"padding": 8} if marks else {})}  # a mark at the edge is not cut in half
+    scale = {"zero": zero, "nice": not marks, **({"padding": 8} if marks else {"range": INSET})}  # what is at the edge is whole
     up = {"field": "value", "type": "quantitative", "title": y_title, "axis": y_axis, "scale": scale}
     span = {
         "y": {"field": "low", "type": "quantitative", "title": y_title},
@@ -64,7 +64,8 @@ def line_spec(
         "color": colour_of(series),
     }
     area = {
-        "transform": [{"filter": "datum.low < datum.high"}],
+        # a series without a band is left out, but no point of one that has one: the band would be drawn past it
+        "transform": [{"filter": f"indexof({json.dumps(names_with_band(columns))}, datum.series) >= 0"}],
         "mark": {"type": "area", "opacity": 0.18, "tooltip": False},
         "encoding": span | pieces,
     }
@@ -74,7 +75,7 @@ def line_spec(
         "encoding": {"y": up, "color": colour_of(series), **({} if long else {"strokeDash": dash_of(series)}), **pieces},
     }
     layers = [
-        *([area] if has_band(columns) else []),
+        *([area] if names_with_band(columns) else []),
         line,
         *(marks_of(columns, series, up, span, alone) if marks or long else []),
     ]
@@ -123,6 +124,8 @@ WHOLE = {
 """An axis of steps, tokens or samples: there is nothing between two."""
 APART = {"labelFlush": True, "labelOverlap": True, "labelSeparation": 8}
 """Labels of an axis that leave some out before they touch; the first and last stay inside the chart, where they are not cut."""
+INSET = [{"expr": "height - 1"}, 1]
+"""Pixels between which lines are: half of one that goes along the edge would be cut off."""
 LINE = ("series", "measure", "piece")
 """Columns whose values, where there are such columns, a line's points have alike."""
 
@@ -147,9 +150,10 @@ def is_long(columns: Columns) -> bool:
     return max(together(columns, pieces=False), default=0) > LONG
 
 
-def has_band(columns: Columns) -> bool:
-    """Whether any row of a table has a width."""
-    return any(low < high for low, high in zip(columns["low"], columns["high"], strict=True))
+def names_with_band(columns: Columns) -> list[str]:
+    """The series of which any row has a width."""
+    rows = zip(columns["series"], columns["low"], columns["high"], strict=True)
+    return list(dict.fromkeys(name for name, low, high in rows if low < high))
 
 
 def staircase_spec(x: str, x_title: str, y_title: str, series: Sequence[Series], columns: Columns) -> Spec:

@@ -1,6 +1,7 @@
 """`counterpoint report`: run directories as one HTML file, as JSON, as pictures, or live."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,20 +9,20 @@ from pathlib import Path
 
 from counterpoint.errors import RunError
 from counterpoint.files import cause, write_text
-from counterpoint.report.document import document_of
+from counterpoint.report.document import Document, document_of
 from counterpoint.report.page import draw_figures, finite, page
-from counterpoint.report.read import read_run
+from counterpoint.report.read import read_runs
 from counterpoint.report.text import shown
 
 
 def report(directories: Sequence[Path], out: Path | None = None, as_json: bool = False, figures: Path | None = None) -> None:
     """Write the report of `directories` to `out` (default: report.html in the first), or print it as JSON; draw its charts."""
-    document, charts = document_of([read_run(directory) for directory in directories])
+    runs, empty = read_runs(directories)
+    document, charts = document_of(runs, empty)
     if as_json:
-        json.dump(finite(document), sys.stdout)  # in ASCII, which every terminal and pipe takes
-        print()
+        print_json(document)
         return
-    out = out or directories[0] / "report.html"
+    out = out or runs[0].directory / "report.html"
     html = page(document, charts)
     with writing(out, "--out"):
         write_text(out, html)
@@ -35,6 +36,14 @@ def report(directories: Sequence[Path], out: Path | None = None, as_json: bool =
     for run in document["runs"]:
         for line in run["missing"]:
             print(f"{run['name']}: {line}")
+
+
+def print_json(document: Document) -> None:
+    """In ASCII, which every terminal and pipe takes; no more of it than whoever reads it wants, as `head` does."""
+    try:
+        print(json.dumps(finite(document)), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again, and complain, as it ends
 
 
 @contextmanager

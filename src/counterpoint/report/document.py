@@ -26,9 +26,13 @@ LONGEST = 100_000
 """Characters of a recipe, a command or an error."""
 
 
-def document_of(given: Sequence[RunFiles]) -> tuple[Document, list[Chart]]:
-    """Everything that a report says, and its charts, which the document holds as plain values too."""
-    runs, notes = distinct(given)
+def document_of(given: Sequence[RunFiles], left_out: Sequence[str] = ()) -> tuple[Document, list[Chart]]:
+    """Everything that a report says, and its charts, which the document holds as plain values too.
+
+    `left_out`: what else was given and is no run, in words.
+    """
+    runs, copies = distinct(given)
+    notes = [*left_out, *copies]
     groups = grouped([run for run in runs if run.kind != "evaluation"])
     embedder, embedded_by = embedder_of(runs)
     charts = result_charts(groups, runs, embedder) + [without(chart, groups) for chart in training_charts(groups)]

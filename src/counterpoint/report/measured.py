@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,13 @@ from counterpoint.report.alike import differences_in_words, is_of_policies, sett
 from counterpoint.report.groups import Groups, group_of
 from counterpoint.report.read import RunFiles
 from counterpoint.report.records import Record, as_record, flat
-from counterpoint.report.text import shown
+from counterpoint.report.text import listed, shown
 
 UNTRAINED = (START, REFERENCE, LIGHT_ALONE, BEFORE)
 """Systems that no run has trained: those of two evaluations that were measured alike are one."""
+
+MOST_NOTES = 5
+"""Pairs of evaluations of which it is said what both have measured."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def parts_of_table(groups: Groups, runs: Sequence[RunFiles], members: Sequence[R
     alike = seeds_of(members)
     found: dict[tuple[str, str], Part] = {}
     notes: list[str] = []
+    twice: dict[tuple[str, str], list[str]] = {}
     for run in members:
         evaluation = run.evaluation
         assert evaluation is not None
@@ -141,9 +145,18 @@ def parts_of_table(groups: Groups, runs: Sequence[RunFiles], members: Sequence[R
             if (name, key) not in found:
                 found[name, key] = Part(name, run, system, group or (pair if not is_of_policies(run) else None), result)
             elif system not in UNTRAINED:
-                first = found[name, key].run.directory
-                notes.append(f"{system} was measured twice, in {shown(first)} and {shown(run.directory)}, and is counted once")
-    return list(found.values()), notes
+                twice.setdefault((shown(found[name, key].run.directory), shown(run.directory)), []).append(system)
+    return list(found.values()), notes + counted_once(twice)
+
+
+def counted_once(twice: Mapping[tuple[str, str], list[str]]) -> list[str]:
+    """What two evaluations have both measured, in words. `twice`: their directories -> the systems."""
+    said = []
+    for (first, second), systems in list(twice.items())[:MOST_NOTES]:
+        was, is_ = ("was", "is") if len(systems) == 1 else ("were", "are")
+        said.append(f"{listed(systems, 5)} {was} measured twice, in {first} and {second}, and {is_} counted once")
+    more = len(twice) - MOST_NOTES
+    return said + ([f"so it is with {more} more pairs of evaluations"] if more > 0 else [])
 
 
 def key_of(system: str, run: RunFiles, owners: Sequence[RunFiles]) -> str:

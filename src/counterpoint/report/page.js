@@ -61,8 +61,14 @@ function drawState(words) {
     run.status === "died" ? `${run.name} died after step ${run.steps}` : `${run.name} failed at step ${run.steps + 1}`),
   ...running.map((run) => `${run.name}: step ${run.steps}${run.planned ? ` of ${run.planned}` : ""}`)];
   const most = 3, more = each.length > most ? ` and ${each.length - most} more` : "";
-  const told = words || each.slice(0, most).join(", ") + more || (live ? "finished" : "");
+  const told = words || each.slice(0, most).join(", ") + more || (live ? stateOfNone(runs) : "");
   if (state.textContent !== told) state.textContent = told;
+}
+
+/* What a watcher says of runs of which none goes on and none has failed. */
+function stateOfNone(runs) {
+  const ended = (run) => (run.kind === "evaluation" ? run.measured : run.status === "finished");
+  return report.waiting || !runs.length ? "waiting" : runs.every(ended) ? "finished" : "not running";
 }
 
 /* ---- tabs ---- */
@@ -197,6 +203,7 @@ async function update(next) {
 async function watch() {
   let tag = null;
   for (;;) {
+    await drawBehind();
     await new Promise((wake) => setTimeout(wake, 1500));
     try {
       const answer = await fetch("report", { headers: tag ? { "If-None-Match": tag } : {}, cache: "no-store" });

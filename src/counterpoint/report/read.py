@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from counterpoint.errors import RunError
 from counterpoint.evaluate.results import Evaluation
 from counterpoint.evaluate.run import EVALUATION, PARTIAL
 from counterpoint.evaluate.run import SAMPLES as EVALUATION_SAMPLES
+from counterpoint.files import is_empty
 from counterpoint.report.evaluated import evaluation_in
 from counterpoint.report.lines import Fields, LinesOf
 from counterpoint.report.records import Record, as_record, record_in
@@ -23,6 +24,8 @@ OF_METRICS = Fields({"step": int}, None)
 OF_SAMPLES = Fields({"step": int, "question": str}, ("rewards", "signal_tokens"))
 OF_PROBES = Fields({"step": int, "question": str, "signal": str}, ("signal_tokens", "aided_reward", "unaided_reward"))
 OF_EVALUATION = Fields({"question": str, "system": str, "response": str}, ("correct", "capable_output_tokens"))
+
+NOT_ENDED = ": the evaluation has not ended, or broke off"
 
 Looks = dict[Path, LinesOf]
 """The JSONL files that were read before, so that the next time only what was appended is."""
@@ -86,9 +89,12 @@ def read_run(directory: str | Path, looks: Looks | None = None) -> RunFiles:
         raise RunError(
             f"there is no run directory {shown(directory)}; give one that `counterpoint duet`, `dqo` or `eval` has made"
         )
-    if not any((directory / name).is_file() for name in (CONFIG, INFO, METRICS, EVALUATION)):
+    try:
+        is_run = any((directory / name).is_file() for name in (CONFIG, INFO, METRICS))
+    except OSError as error:
+        raise RunError(f"cannot look into {shown(directory)}: {error.strerror}") from error
+    if not is_run and not any((directory / name).is_file() for name in (EVALUATION, PARTIAL, EVALUATION_SAMPLES)):
         raise RunError(f"{shown(directory)} is not a run directory: it has none of {CONFIG}, {INFO}, {METRICS} and {EVALUATION}")
-    is_run = any((directory / name).is_file() for name in (CONFIG, INFO, METRICS))
     missing: list[str] = []
 
     def found(name: str, needed: bool, then: str = "") -> Path | None:
@@ -123,7 +129,7 @@ def read_run(directory: str | Path, looks: Looks | None = None) -> RunFiles:
     status = parsed(STATUS, record_in, is_run, ": nothing says whether the run has ended") or {}
     ended = status.get("status") == "finished"
     command = f"; `counterpoint eval {quoted(directory)}` makes it"
-    again = command if ended else " until the run has ended and is evaluated"
+    again = command if ended else " until the run has ended and is evaluated" if is_run else NOT_ENDED
     summary = parsed(SUMMARY, record_in, ended) or {}
     metrics = lines(METRICS, is_run, OF_METRICS, ": no step has ended")
     samples, probes = lines(SAMPLES, False, OF_SAMPLES), lines(PROBES, False, OF_PROBES)
@@ -150,6 +156,16 @@ def read_run(directory: str | Path, looks: Looks | None = None) -> RunFiles:
     )
     missing += [line for line in (too_few_samples(run), unfinished_evaluation(run), older_than_the_run(run)) if line]
     return run
+
+
+def read_runs(directories: Sequence[Path]) -> tuple[list[RunFiles], list[str]]:
+    """What is in directories, as `read_run` reads it, and which are empty yet, in words: so is the folder of an evaluation that
+    has only begun. Raises `RunError` for one that is something else, and where there is no run at all."""
+    empty = [each for each in directories if each.is_dir() and os.access(each, os.R_OK) and is_empty(each)]
+    if len(empty) == len(directories):
+        read_run(directories[0])
+    notes = [f"{shown(directory)} is empty: no run or evaluation there has got so far" for directory in dict.fromkeys(empty)]
+    return [read_run(directory) for directory in directories if directory not in empty], notes
 
 
 def too_few_samples(run: RunFiles) -> str:

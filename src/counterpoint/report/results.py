@@ -155,6 +155,7 @@ def signal_lengths(samples: Sequence[Record], system: str) -> list[int]:
 def pass_chart(parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart | None:
     """pass@k for every k up to the number of samples; of a pair without the baselines that are there for its tokens."""
     curves: dict[str, list[dict[int, Estimate]]] = {}
+    between = False  # rewards of answers that are neither right nor wrong
     for part in parts:
         if has_trained_pair([part.run]) and part.system not in (TRAINED_PAIR, BEFORE, REFERENCE):
             continue
@@ -162,6 +163,7 @@ def pass_chart(parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart | N
         for row in part.run.evaluation_samples:
             if row["system"] == part.system and row.get("correct") is not None:
                 rewards.setdefault(row["question"], []).append(float(row["correct"]))
+        between = between or any(0 < reward < 1 for its in rewards.values() for reward in its)
         samples = min(map(len, rewards.values()), default=0)
         if samples > 2:
             curve = {k: estimate_of(pass_at_k_Q(list(rewards.values()), k)) for k in range(1, samples + 1)}
@@ -180,8 +182,9 @@ def pass_chart(parts: Sequence[Part], styles: Mapping[str, Series]) -> Chart | N
         )  # fmt: skip
     series, columns = [styles[name] for name in curves], rounded(stacked(tables))
     counts = {name: len(its) for name, its in curves.items()}
+    what = "the mean of the best reward in k samples" if between else "at least one of k samples is right"
     return Chart(
-        id="pass_at_k", section="result", title="pass@k: at least one of k samples is right",
+        id="pass_at_k", section="result", title=f"pass@k: {what}",
         what=f"pass@k over k: {', '.join(curves)}", series=series, columns=columns,
         spec=line_spec("k", "k", "pass@k", series, columns, percent=True), x="k", lines=True,
         notes=["unbiased estimate", *of_what(counts, "band")],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from counterpoint.evaluate.run import EVALUATION
 from counterpoint.report.measured import evaluations_of_run
-from counterpoint.report.read import RunFiles
+from counterpoint.report.read import NOT_ENDED, RunFiles
 from counterpoint.report.text import PERCENT, cut, listed, quoted
 
 LONGEST = 2_000
@@ -19,6 +19,8 @@ def unfinished(run: RunFiles) -> str:
     """A sentence about a run that has not come to its end, or does not say so; empty for one that has."""
     so_far, of = quality_so_far(run), f" of {run.planned}" if run.planned else ""
     again = f"It goes on with: counterpoint resume {quoted(run.directory)}"
+    if run.kind == "evaluation" and f"{EVALUATION} is missing{NOT_ENDED}" in run.missing:
+        return f"The evaluation in {run.name} has not ended, or broke off."
     if run.state == "failed":
         why = cut(str(run.status.get("error") or "the reason was not written down"), LONGEST)
         return f"{run.name} failed after step {run.steps}{of}: {why}"

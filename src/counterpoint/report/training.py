@@ -1,7 +1,7 @@
 """Charts of what a run wrote down step by step."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from counterpoint.report.charts import Chart, line_spec
@@ -10,6 +10,7 @@ from counterpoint.report.palette import Series, of_both, of_groups, of_measures
 from counterpoint.report.read import RunFiles
 from counterpoint.report.records import Record
 from counterpoint.report.series import MOST_POINTS, Columns, Line, median_and_range, of_how_many, pieces, rounded, stacked, thin
+from counterpoint.report.text import listed
 
 NUMBER = (int, float)
 MOST_LINES = 6
@@ -124,6 +125,7 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
     if not any(table["piece"]):
         del table["piece"]
     series = list(dict.fromkeys(styles[key] for key in drawn))
+    alike = [] if choose else same_lines({styles[key].name: columns for key, columns in drawn.items()})
     longest = max(len(columns["step"]) for columns in drawn.values())
     thinned = f"{longest:,} steps thinned to {MOST_POINTS:,} points a line; the extremes of every stretch are kept"
     return Chart(
@@ -136,9 +138,17 @@ def draw(panel: Panel, groups: Groups) -> Chart | None:
         spec=line_spec("step", "step", panel.y_title, series, table, panel.percent, panel.zero, len(groups) == len(series) == 1),
         x="step",
         lines=True,
-        notes=[*of_how_many(seeds, "seed"), *([thinned] if longest > MOST_POINTS else [])],
+        notes=[*of_how_many(seeds, "seed"), *alike, *([thinned] if longest > MOST_POINTS else [])],
         choose="measure" if choose else "",
     )
+
+
+def same_lines(lines: Mapping[str, Line]) -> list[str]:
+    """Which lines lie on each other, so that only the last of them is seen, in words."""
+    together: dict[bytes, list[str]] = {}
+    for name, columns in lines.items():
+        together.setdefault(columns["step"].tobytes() + columns["value"].tobytes(), []).append(name)
+    return [f"the same, and drawn over each other: {listed(names, 5)}" for names in together.values() if len(names) > 1]
 
 
 def styles_of(

@@ -61,7 +61,7 @@ class Watched:
             except RunError as error:
                 waiting.append(asdict(Headline(f"Waiting for a run: {error}")))
         document, charts = document_of(runs)
-        return document | {"headlines": waiting + (document["headlines"] if runs else [])}, charts
+        return document | {"headlines": waiting + (document["headlines"] if runs else []), "waiting": len(waiting)}, charts
 
 
 def watched_files(directory: Path) -> list[Path]:
@@ -70,10 +70,10 @@ def watched_files(directory: Path) -> list[Path]:
 
 
 def changed(file: Path) -> tuple[int, int] | None:
-    """When a file was written and how long it is; None if it went away meanwhile."""
+    """When a file was written and how long it is; None if it went away meanwhile, or nobody may ask."""
     try:
         stat = file.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return stat.st_mtime_ns, stat.st_size
 
