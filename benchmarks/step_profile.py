@@ -1,0 +1,76 @@
+"""What a step of ours does with its time: shares of sampling and of the update by kind of operator.
+
+    python benchmarks/step_profile.py                      # tiny, ragged, SmolLM2, a large vocabulary; four minutes on two cores
+    python benchmarks/step_profile.py --shapes tiny
+
+The third step of each shape, under PyTorch's profiler, which slows it by some per cent. "Between operators" is what is left of
+the time on the clock: Python, and transformers' own code.
+"""
+
+import argparse
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
+
+from counterpoint.policy.local import LocalPolicy
+from step_shapes import SHAPES, write_model
+from step_worker import ours
+
+KINDS = {
+    "products": ("aten::mm", "aten::addmm", "aten::addmv", "mkldnn::_linear_pointwise"),
+    "attention": ("aten::bmm", "aten::baddbmm", "aten::_scaled_dot", "aten::_softmax"),
+    "moving": ("aten::copy_", "aten::cat", "aten::index", "aten::gather", "aten::scatter", "aten::fill_", "aten::masked_scatter"),
+}
+"""Operators by the beginning of their names; all others are elementwise, near enough."""
+REST = "elementwise and other operators"
+BETWEEN = "between operators"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny", "ragged", "smollm2", "vocabulary"])
+    options = arguments.parse_args()
+    columns = [*KINDS, REST, BETWEEN]
+    rows: list[str] = []
+    for name in options.shapes:
+        shares: dict[str, dict[str, float]] = {}
+        for phase in ("sample", "update"):
+            setattr(LocalPolicy, phase, profiled(getattr(LocalPolicy, phase), phase, shares))
+        with tempfile.TemporaryDirectory() as folder:
+            write_model(SHAPES[name], Path(folder))
+            sys.stdin = io.StringIO("step\n" * 3)
+            for _ in ours(SHAPES[name], Path(folder), "cpu"):
+                pass
+        for phase, found in shares.items():
+            rows.append(f"| {name} | {phase} | " + " | ".join(f"{100 * found.get(kind, 0.0):.0f} %" for kind in columns) + " |")
+    print(f"| shape | phase | {' | '.join(columns)} |\n| --- | --- |{' ---: |' * len(columns)}")
+    print("\n".join(rows))
+
+
+def profiled(function: Callable[..., Any], phase: str, shares: dict[str, dict[str, float]]) -> Callable[..., Any]:
+    """`function`, whose every call leaves its shares of the time; the last call's stay."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            result = function(*arguments, **named)
+            seconds = time.perf_counter() - began
+        taken: dict[str, float] = {}
+        for event in seen.key_averages():
+            kind = next((kind for kind, names in KINDS.items() if event.key.startswith(names)), REST)
+            taken[kind] = taken.get(kind, 0.0) + event.self_cpu_time_total / 1e6
+        shares[phase] = {kind: spent / seconds for kind, spent in taken.items()}
+        shares[phase][BETWEEN] = max(0.0, 1 - sum(shares[phase].values()))
+        return result
+
+    return call
+
+
+if __name__ == "__main__":
+    main()
