@@ -125,7 +125,7 @@ def test_half_of_a_line_at_the_edge_is_not_cut_off(tmp_path):
     draw_figures([chart for chart in charts if chart.id == "unfinished"], tmp_path)
     svg = (tmp_path / "unfinished.svg").read_text("utf-8")
     [line] = re.findall(r'aria-roledescription="line mark" d="M([^"]+)"', svg)
-    [height] = re.findall(r'<clipPath id="clip1"><rect x="0" y="0" width="[\d.]+" height="([\d.]+)"', svg)
+    [height] = re.findall(r'<clipPath id="clip\d+"><rect x="0" y="0" width="[\d.]+" height="([\d.]+)"', svg)
     heights = {float(point.partition(",")[2]) for point in line.split("L")}
     assert heights == {1, float(height) - 1}
 
