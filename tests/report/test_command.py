@@ -160,7 +160,7 @@ def test_who_reads_only_the_beginning_of_the_json_hears_no_complaint(tmp_path):
         assert process.stderr.read() == b""
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="somebody must be refused something")
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root is refused nothing")
 def test_a_directory_that_nobody_may_look_into_is_said(tmp_path, capsys):
     run = made(tmp_path / "run")
     run.chmod(0)

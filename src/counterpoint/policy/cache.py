@@ -37,8 +37,9 @@ class GrowingLayer(DynamicLayer):
         self._room_keys[..., self.used : end, :] = key_states
         self._room_values[..., self.used : end, :] = value_states
         self.used = end
-        self.keys, self.values = self.held()
-        return self.held()
+        held = self.held()
+        self.keys, self.values = held
+        return held
 
     def _grow(self, key_states: Tensor, value_states: Tensor, room: int) -> None:
         fresh = not self.is_initialized
