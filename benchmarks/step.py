@@ -1,10 +1,10 @@
 """One whole training step beside TRL's, and both beside what the machine could do.
 
     pip install -e '.[trl]'
-    python benchmarks/step.py                              # every shape; an hour on two cores
+    python benchmarks/step.py                              # every shape for a CPU; 16 minutes on two cores
     python benchmarks/step.py --shapes tiny ragged --steps 9
     python benchmarks/step.py --growth                     # how ours grows as the work is doubled, and doubled again
-    python benchmarks/step.py --device cuda
+    python benchmarks/step.py --device cuda                # shapes for a GPU; both trainers sample by vLLM if it is installed
 
 The same model, prompts, group size, lengths, precision, loss and reward in TRL's GRPOTrainer and in `dqo_step` without a
 diversity term, each in a process of its own, which take their steps by turns, the first of each not counted. Writes
@@ -27,10 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig
 
 from counterpoint.flops import BYTES, completion_flops, forward_flops, shape_of
-from step_shapes import GROWTH, SHAPES, Shape, bandwidth, matrix_rate, write_model
+from step_shapes import GROWTH, ON, SHAPES, Shape, bandwidth, matrix_rate, write_model
 
 HERE = Path(__file__).parent
 TRAINERS = ("ours", "trl")
@@ -70,7 +69,7 @@ class Worker:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    arguments.add_argument("--shapes", nargs="+", choices=SHAPES, help="else those for the device")
     arguments.add_argument("--steps", type=int, default=7, help="measured steps of each trainer")
     arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments.add_argument("--growth", action="store_true", help="double each part of the work in place of the shapes")
@@ -84,7 +83,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if options.growth:
         found["growth"] = {what: growth(what, options.steps, options.device) for what in GROWTH}
-    for name in options.shapes if not options.growth else ():
+    for name in (options.shapes or ON[options.device]) if not options.growth else ():
         found["shapes"][name] = measure(name, SHAPES[name], options.steps, options.device)
         out.write_text(json.dumps(found, indent=1) + "\n")
     out.write_text(json.dumps(found, indent=1) + "\n")
@@ -139,7 +138,7 @@ def by_turns(
 
 def work_of(shape: Shape, rows: list[dict[str, float]]) -> dict[str, float]:
     """What a step takes at the least: FLOPs of sampling and of the update, and bytes that decoding reads."""
-    model = shape_of(LlamaConfig(**shape.config))
+    model = shape_of(shape.model_config())
     length = statistics.fmean(row["tokens"] for row in rows) / shape.completions
     sample = shape.questions * completion_flops(model, shape.prompt, round(length), shape.samples)
     # a prompt once for its group; the backward pass does twice the products of the forward pass

@@ -21,7 +21,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from counterpoint.policy.local import LocalPolicy
-from step_shapes import SHAPES, write_model
+from step_shapes import ON, SHAPES, write_model
 from step_worker import ours
 
 KINDS = {
@@ -36,7 +36,7 @@ BETWEEN = "between operators"
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    arguments.add_argument("--shapes", nargs="+", choices=SHAPES, default=ON["cpu"])
     options = arguments.parse_args()
     columns = [*KINDS, REST, BETWEEN]
     plain = {phase: getattr(LocalPolicy, phase) for phase in ("sample", "update")}

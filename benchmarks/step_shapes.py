@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 DType = Literal["float32", "bfloat16"]
 
@@ -35,10 +35,17 @@ class Shape:
     """Of a completion; None: every one is as long as it may be."""
     accumulate: int = 1
     """Micro-batches of the gradient."""
+    family: str = "llama"
+    """As transformers names it."""
 
     @property
     def completions(self) -> int:
         return self.questions * self.samples
+
+    def model_config(self) -> PreTrainedConfig:
+        return AutoConfig.for_model(
+            self.family, **self.config, max_position_embeddings=2048, bos_token_id=None, eos_token_id=0, pad_token_id=1
+        )
 
 
 TINY = {
@@ -53,13 +60,25 @@ WIDE = {
     "vocab_size": 150_000, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 4, "tie_word_embeddings": True,
 }  # fmt: skip
+GEMMA3 = {
+    "vocab_size": 262_144, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 4,
+    "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512, "tie_word_embeddings": True,
+}  # fmt: skip
 SHAPES = {
     "tiny": Shape(TINY, questions=16, samples=8, prompt=32, tokens=64),
     "ragged": Shape(TINY, questions=16, samples=8, prompt=32, tokens=64, mean_tokens=64 / 3),
     "smollm2-bf16": Shape(SMOLLM2, questions=4, samples=4, prompt=64, tokens=128, dtype="bfloat16"),
     "smollm2": Shape(SMOLLM2, questions=4, samples=4, prompt=64, tokens=128),
     "vocabulary": Shape(WIDE, questions=4, samples=8, prompt=32, tokens=256, accumulate=4),
+    # for a GPU
+    "smollm2-large": Shape(SMOLLM2, questions=32, samples=8, prompt=128, tokens=512, dtype="bfloat16", accumulate=8),
+    "gemma3-270m": Shape(
+        GEMMA3, questions=32, samples=8, prompt=128, tokens=512, dtype="bfloat16", accumulate=16, family="gemma3_text"
+    ),
 }
+GPU = ("smollm2-large", "gemma3-270m")
+ON = {"cpu": [name for name in SHAPES if name not in GPU], "cuda": [*GPU]}
+"""Shapes that are measured unless others are named."""
 
 GROWTH = {
     "group": [replace(SHAPES["tiny"], samples=8 * by) for by in (1, 2, 4)],
@@ -80,11 +99,9 @@ def write_model(shape: Shape, folder: Path) -> None:
     """A model of the shape and a tokenizer with a word for each of its tokens, for `from_pretrained`."""
     torch.manual_seed(0)
     size = shape.config["vocab_size"]
-    config = LlamaConfig(
-        **shape.config, max_position_embeddings=2048, bos_token_id=None, eos_token_id=0, pad_token_id=1, initializer_range=0.02
-    )
-    model = LlamaForCausalLM(config)
-    set_end_probability(model, hazard(shape.mean_tokens, shape.tokens) if shape.mean_tokens else 1e-9)
+    model = AutoModelForCausalLM.from_config(shape.model_config())
+    if shape.family == "llama":  # others end by chance, at one token in their vocabulary
+        set_end_probability(model, hazard(shape.mean_tokens, shape.tokens) if shape.mean_tokens else 1e-9)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 0, 1
     model.to(getattr(torch, shape.dtype)).save_pretrained(folder)
     words = {"<end>": 0, "<pad>": 1, "a": 2} | {f"w{i}": i for i in range(3, size)}
@@ -96,7 +113,7 @@ def write_model(shape: Shape, folder: Path) -> None:
 
 
 @torch.no_grad()
-def set_end_probability(model: LlamaForCausalLM, probability: float) -> None:
+def set_end_probability(model: Any, probability: float) -> None:
     """Give the end token nearly this probability everywhere: a channel that no layer writes to carries its logit."""
     carried = 8.0  # large beside the others, so that the norm leaves it nearly constant
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -137,8 +154,9 @@ def reward_of(text: str) -> float:
     return zlib.crc32(text.encode()) % 1000 / 1000
 
 
-def matrix_rate(dtype: torch.dtype, device: str, size: int = 2048) -> float:
+def matrix_rate(dtype: torch.dtype, device: str) -> float:
     """FLOP/s of a square product, the best of several."""
+    size = 8192 if device == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / best(lambda: a @ b, device)
 

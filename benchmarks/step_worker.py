@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
+def by_vllm(device: str) -> bool:
+    """Whether both trainers sample by vLLM: wherever it is installed, on a GPU."""
+    return device == "cuda" and find_spec("vllm") is not None
+
+
 def ours(shape: Shape, folder: Path, device: str) -> Iterator[dict[str, Any]]:
     """`dqo_step` without a diversity term, as `counterpoint dqo` takes it."""
     from counterpoint.config import DqoRecipe
@@ -66,7 +72,7 @@ def ours(shape: Shape, folder: Path, device: str) -> Iterator[dict[str, Any]]:
             "task": {"name": "arithmetic"},
             "policy": {
                 "model": str(folder), "dtype": shape.dtype, "device": device, "learning_rate": RATE,
-                "tokens_per_microbatch": -(-tokens // shape.accumulate),
+                "tokens_per_microbatch": -(-tokens // shape.accumulate), "sampler": "vllm" if by_vllm(device) else "transformers",
             },
             "algorithm": {"advantage": "dr_grpo", "loss": "clipped", "aggregation": "constant"},
             "dqo": {"questions": shape.questions, "samples": shape.samples, "max_tokens": shape.tokens},
@@ -111,6 +117,7 @@ def trl(shape: Shape, folder: Path, device: str) -> Iterator[dict[str, Any]]:
         epsilon=0.2, epsilon_high=0.28, temperature=1.0, top_p=1.0, top_k=0, bf16=False, fp16=False, gradient_checkpointing=False,
         use_cpu=device == "cpu", logging_steps=steps, save_strategy="no", report_to="none", disable_tqdm=True,
         shuffle_dataset=False, model_init_kwargs={"dtype": shape.dtype}, weight_decay=0.0,
+        use_vllm=by_vllm(device), vllm_mode="colocate",
     )  # fmt: skip
     taken: dict[str, float] = {}
     written = {"tokens": 0}
