@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ STARTS: dict[str, tuple[str, ...]] = {
     "length_target, harsh": (*HARSH, "control.kind=length_target"),
     "built-in, harsh": HARSH,
 }
+ONE_LOADS = threading.Lock()
+"""transformers makes a model's weights under a setting of the whole process."""
 
 
 def main() -> None:
@@ -87,10 +90,11 @@ def test_accuracy(directory: Path) -> float:
     """Accuracy of a trained pair on the test questions, sampled as in every evaluation of the recipe."""
     run = Run.open(directory)
     recipe, task = run.recipe, jobs.task_of(run.recipe)
-    speakers = [
-        jobs.speaker_of(trained_model(run, role, config), task.instruction)
-        for role, config in (("capable", recipe.capable), ("light", recipe.light))
-    ]
+    with ONE_LOADS:
+        speakers = [
+            jobs.speaker_of(trained_model(run, role, config), task.instruction)
+            for role, config in (("capable", recipe.capable), ("light", recipe.light))
+        ]
     return evaluate_systems({"trained pair": pair(*speakers)}, task, recipe).systems["trained pair"].accuracy.value
 
 
