@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from counterpoint.config import CriticConfig, ModelConfig
 from counterpoint.errors import ModelError
 from counterpoint.policy.load import load_model, load_tokenizer, with_adapters
-from counterpoint.policy.trainable import TrainableModel, base_model, padded, spread_over
+from counterpoint.policy.trainable import CHECKPOINTED, TrainableModel, base_model, padded, spread_over
 from counterpoint.rl.types import Datum
 from counterpoint.rl.values import explained_variance, value_loss
 
@@ -88,6 +88,8 @@ class Critic(TrainableModel):
             metrics["value_loss"] = totals["loss"]
             metrics["grad_norm"] = totals["grad_norm"]
             metrics["clipped_share"] = totals["clipped_tokens"] / max(1.0, totals["tokens"])
+        if CHECKPOINTED in totals:
+            metrics[CHECKPOINTED] = totals[CHECKPOINTED]
         return {name: number for name, number in metrics.items() if math.isfinite(number)}
 
     def _step_on(self, rows: Sequence[ValueRow], clip: float) -> dict[str, float]:

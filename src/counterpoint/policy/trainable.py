@@ -5,6 +5,7 @@ Axis suffixes: `_N` sequences of a micro-batch, `_T` tokens that are learned fro
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,9 +14,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from counterpoint.errors import DataError
-from counterpoint.policy.packing import NAME, Packed, Row, attending, only_attends, pack, packed_batches, window_of
+from counterpoint.policy.checkpointing import MARGIN, checkpointable, checkpointing, free_memory, kept_bytes, known_shape
+from counterpoint.policy.packing import (
+    NAME,
+    Packed,
+    Row,
+    attending,
+    only_attends,
+    pack,
+    packed_batches,
+    packed_size,
+    window_of,
+)
 
 OPTIMIZER_FILE = "optimizer.pt"
+CHECKPOINTED = "checkpointed_microbatches"
+"""Metric: micro-batches that did not fit into free memory, so that layers were run again; missing where there was none."""
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -45,6 +59,7 @@ class TrainableModel:
         self.masters = [w if w.dtype == torch.float32 else w.detach().float().clone() for w in self.weights]
         self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay, fused=True) if self.masters else None
         self._packs = can_pack(self)
+        self._shape = known_shape(base_model(model)) if self.weights else None
 
     def _run(self, inputs: dict[str, Any]) -> Tensor:
         """What the model makes of its inputs, [N, L, D]."""
@@ -66,14 +81,24 @@ class TrainableModel:
             return self._run(inputs)[0].index_select(0, packed.predicts_N)
 
     def _packs_all(self, rows: Sequence[Row]) -> bool:
-        """Whether the rows go into the model packed: where a layer's window is shorter than one of them, they do not.
-
-        Nor where the backward pass runs the layers again (gradient checkpointing): by then the model attends as it did before.
-        """
-        if any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules()):
-            return False
+        """Whether the rows go into the model packed: where a layer's window is shorter than one of them, they do not."""
         longest = max(len(row.prompt) + len(row.tokens) for row in rows)
         return self._packs and longest <= (window_of(self.model) or longest)
+
+    def _layers_to_run_again(self, rows: Sequence[Row]) -> list[Any]:
+        """Layers whose activations the backward pass computes again: all, where what a forward pass over the rows keeps may not
+        fit into free memory beside gradients that are still to come."""
+        free = free_memory(self.model.device)
+        if free is None or self._shape is None:
+            return []
+        packs, longest = self._packs_all(rows), max(len(row.prompt) + len(row.tokens) for row in rows)
+        tokens, keys = packed_size(rows) if packs else (len(rows) * longest, len(rows) * longest)
+        width = self.model.dtype.itemsize
+        if is_lora(self.model):  # adapters are float32, and keep what their layer reads as that, besides
+            width = (width + max(width, 4)) / 2
+        gradients = sum(weight.numel() * weight.dtype.itemsize for weight in self.weights if weight.grad is None)
+        fits = MARGIN * kept_bytes(self._shape, tokens, keys, width) + gradients <= free
+        return [] if fits else checkpointable(base_model(self.model))
 
     def _microbatches(self, data: Sequence[Row]) -> Iterator[list[int]]:
         cut = packed_batches if data and self._packs_all(data) else microbatches
@@ -124,10 +149,15 @@ class TrainableModel:
         self.model.train()
         totals: dict[str, float] = {}
         for batch in self._microbatches(data):
-            loss, sums = loss_of(batch)
-            loss.backward()
+            rows = [data[i] for i in batch]
+            layers = self._layers_to_run_again(rows)
+            # around the backward pass too: layers that it runs again must attend as they did
+            with attending(self.model, NAME) if self._packs_all(rows) else nullcontext(), checkpointing(layers):
+                loss, sums = loss_of(batch)
+                loss.backward()
             self._gather_gradients()
-            for name, number in {**sums, "loss": loss.detach()}.items():
+            of_all = {"loss": loss.detach(), **({CHECKPOINTED: 1.0} if layers else {})}
+            for name, number in {**sums, **of_all}.items():
                 totals[name] = totals.get(name, 0.0) + float(number)
         norm = float(nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
         if torch.isfinite(torch.tensor([norm, totals["loss"]])).all():
