@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from counterpoint.flops import ModelShape, activation_bytes, shape_of
-
-MARGIN = 1.5
-"""Free memory over the estimate of what is kept, which is between 0.75 and 1.5 of the truth."""
+MARGIN = 1.25
+"""Free memory over what a forward pass keeps: the backward pass and the head take some besides."""
 
 
 def checkpointable(model: PreTrainedModel) -> list[Any]:
@@ -46,18 +46,23 @@ def checkpointing(layers: Sequence[Any]) -> Iterator[None]:
             layer.gradient_checkpointing = False
 
 
-def known_shape(model: PreTrainedModel) -> ModelShape | None:
-    """The shape that memory is estimated from; None of a model whose configuration does not give the numbers of attention."""
-    try:
-        return shape_of(model.config, model)
-    except (AttributeError, TypeError):
-        return None
+@contextmanager
+def keeping(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes that autograd keeps of what is computed within it, by their address; the model's weights are not among them.
 
+    They are those of one forward pass only as long as its result is held.
+    """
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    sizes: dict[int, int] = {}
 
-def kept_bytes(shape: ModelShape, tokens: int, keys: int, width: float) -> float:
-    """What a forward pass keeps, numbers of `width` bytes; attention reads a key, gathered for it, and a value `keys` times."""
-    gathered = 2 * shape.attention * shape.layers * (keys - tokens)
-    return width * (activation_bytes(shape, tokens, "float32") / 4 + gathered)
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        yield sizes
 
 
 def free_memory(device: torch.device) -> int | None:

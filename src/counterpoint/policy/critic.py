@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from counterpoint.config import CriticConfig, ModelConfig
 from counterpoint.errors import ModelError
 from counterpoint.policy.load import load_model, load_tokenizer, with_adapters
-from counterpoint.policy.trainable import CHECKPOINTED, TrainableModel, base_model, padded, spread_over
+from counterpoint.policy.trainable import TrainableModel, base_model, padded, spread_over
+from counterpoint.rl.state import CHECKPOINTED
 from counterpoint.rl.types import Datum
 from counterpoint.rl.values import explained_variance, value_loss
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from counterpoint.errors import DataError, ModelError
 from counterpoint.policy.logprobs import head_logprobs, logprobs_of_logits
 from counterpoint.policy.rollout import OnTokens, TransformersSampler
-from counterpoint.policy.trainable import CHECKPOINTED, TrainableModel, base_model, is_lora, padded, spread_over
+from counterpoint.policy.trainable import TrainableModel, base_model, is_lora, padded, spread_over
 from counterpoint.rl.losses import LossSpec, aggregation_weights, token_losses
+from counterpoint.rl.state import CHECKPOINTED
 from counterpoint.rl.types import Completion, Datum, SamplingParams
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from counterpoint.errors import DataError
-from counterpoint.policy.checkpointing import MARGIN, checkpointable, checkpointing, free_memory, kept_bytes, known_shape
+from counterpoint.policy.checkpointing import MARGIN, checkpointable, checkpointing, free_memory, keeping
 from counterpoint.policy.packing import (
     NAME,
     Packed,
@@ -26,10 +26,9 @@ from counterpoint.policy.packing import (
     packed_size,
     window_of,
 )
+from counterpoint.rl.state import CHECKPOINTED
 
 OPTIMIZER_FILE = "optimizer.pt"
-CHECKPOINTED = "checkpointed_microbatches"
-"""Metric: micro-batches that did not fit into free memory, so that layers were run again; missing where there was none."""
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -59,7 +58,8 @@ class TrainableModel:
         self.masters = [w if w.dtype == torch.float32 else w.detach().float().clone() for w in self.weights]
         self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay, fused=True) if self.masters else None
         self._packs = can_pack(self)
-        self._shape = known_shape(base_model(model)) if self.weights else None
+        self._rates: dict[bool, tuple[float, float]] = {}
+        """`kept_rates`, packed and side by side, once they are asked for."""
 
     def _run(self, inputs: dict[str, Any]) -> Tensor:
         """What the model makes of its inputs, [N, L, D]."""
@@ -71,11 +71,14 @@ class TrainableModel:
             packed = pack(rows, self.model.device)
             return self._packed_states(packed), packed.targets_N, packed.mask
         batch = side_by_side(rows, self.model.device)
-        states = self._run({"input_ids": batch.ids, "attention_mask": batch.padding})
-        return states[batch.predicts], batch.targets(), batch.mask
+        return self._batch_states(batch), batch.targets(), batch.mask
+
+    def _batch_states(self, batch: "Batch") -> Tensor:
+        """What the model makes of the places that predict, [n, D]."""
+        return self._run({"input_ids": batch.ids, "attention_mask": batch.padding})[batch.predicts]
 
     def _packed_states(self, packed: Packed) -> Tensor:
-        """What the model makes of the places that predict, [n, D]."""
+        """The same."""
         inputs = {"input_ids": packed.ids_S[None], "position_ids": packed.positions_S[None], "packed": packed}
         with attending(self.model, NAME):
             return self._run(inputs)[0].index_select(0, packed.predicts_N)
@@ -87,18 +90,22 @@ class TrainableModel:
 
     def _layers_to_run_again(self, rows: Sequence[Row]) -> list[Any]:
         """Layers whose activations the backward pass computes again: all, where what a forward pass over the rows keeps may not
-        fit into free memory beside gradients that are still to come."""
+        fit into free memory beside the gradients that are still to come."""
         free = free_memory(self.model.device)
-        if free is None or self._shape is None:
+        layers = checkpointable(base_model(self.model)) if free is not None else []
+        if free is None or not layers:
             return []
-        packs, longest = self._packs_all(rows), max(len(row.prompt) + len(row.tokens) for row in rows)
-        tokens, keys = packed_size(rows) if packs else (len(rows) * longest, len(rows) * longest)
-        width = self.model.dtype.itemsize
-        if is_lora(self.model):  # adapters are float32, and keep what their layer reads as that, besides
-            width = (width + max(width, 4)) / 2
         gradients = sum(weight.numel() * weight.dtype.itemsize for weight in self.weights if weight.grad is None)
-        fits = MARGIN * kept_bytes(self._shape, tokens, keys, width) + gradients <= free
-        return [] if fits else checkpointable(base_model(self.model))
+        return [] if MARGIN * self._kept_bytes(rows) + gradients <= free else layers
+
+    def _kept_bytes(self, rows: Sequence[Row]) -> float:
+        """What a forward pass over the rows keeps for its backward pass, from what it keeps of a few tokens."""
+        packed = self._packs_all(rows)
+        if packed not in self._rates:
+            self._rates[packed] = kept_rates(self, packed)
+        of_token, of_attention = self._rates[packed]
+        tokens, attention = extent(rows, packed)
+        return of_token * tokens + of_attention * attention
 
     def _microbatches(self, data: Sequence[Row]) -> Iterator[list[int]]:
         cut = packed_batches if data and self._packs_all(data) else microbatches
@@ -264,8 +271,7 @@ def can_pack(trainable: TrainableModel) -> bool:
     training, packed = model.training, pack(rows, model.device)
     model.eval()
     try:
-        trainable._packs = False
-        expected = trainable._states(rows)[0].float()
+        expected = trainable._batch_states(side_by_side(rows, model.device)).float()
         found = trainable._packed_states(packed).float()
     except Exception:  # noqa: BLE001  (it takes no positions, or attends in a way of its own, and says so in any way it likes)
         return False
@@ -274,6 +280,44 @@ def can_pack(trainable: TrainableModel) -> bool:
     if len(packed.attended) < getattr(model.config.get_text_config(), "num_hidden_layers", 1):
         return False
     return bool((found - expected).norm() <= (1e-3 if model.dtype == torch.float32 else 0.05) * expected.norm())
+
+
+def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float]:
+    """Bytes that a forward pass in training keeps of each token, and of each unit of attention; see `extent`. Measured."""
+    model = trainable.model
+    longest = min(64, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 64)
+
+    def probe(prompt: int, *tokens: int) -> list[Probe]:
+        return [Probe((2,) * prompt, (2,) * number) for number in tokens]
+
+    def kept(rows: Sequence[Row]) -> tuple[int, int, int]:
+        # dropout must not take numbers from a seeded update
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), keeping(model) as sizes:
+            if packed:
+                states = trainable._packed_states(pack(rows, model.device))
+            else:
+                states = trainable._batch_states(side_by_side(rows, model.device))
+        del states  # held until all is counted
+        return sum(sizes.values()), *extent(rows, packed)
+
+    half, eighth = longest // 2, longest // 8
+    if packed:
+        trials = probe(half, half), probe(half, *[eighth] * 4)
+    else:  # of as many tokens, and padded: masks are kept too
+        trials = probe(1, eighth - 1, *[eighth - 2] * 15), probe(1, longest - 1, longest - 2)
+    (few, tokens, attention), (more, more_tokens, more_attention) = map(kept, trials)
+    of_attention = (more * tokens - few * more_tokens) / (more_attention * tokens - attention * more_tokens)
+    return (few - of_attention * attention) / tokens, of_attention
+
+
+def extent(rows: Sequence[Row], packed: bool) -> tuple[int, int]:
+    """What a forward pass over the rows keeps grows with two numbers: with its tokens, and, for attention, with keys that are
+    gathered anew if it is packed, with pairs of tokens (matrices, masks) if not."""
+    if packed:
+        tokens, keys = packed_size(rows)
+        return tokens, keys - tokens
+    longest = max(len(row.prompt) + len(row.tokens) for row in rows)
+    return len(rows) * longest, len(rows) * longest**2
 
 
 def spread_over(mask: Tensor, flat: Tensor) -> Tensor:
