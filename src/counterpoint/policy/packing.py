@@ -163,16 +163,6 @@ def packed_batches(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def packed_size(rows: Sequence[Row]) -> tuple[int, int]:
-    """How many tokens `pack` makes of the rows, and how many keys attention gathers for them, without padding."""
-    tokens = keys = 0
-    for prompt, members in by_prompt(rows).items():
-        own = sum(len(rows[member].tokens[:-1]) for member in members)
-        tokens += len(prompt) + own
-        keys += len(prompt) + own + (len(members) * len(prompt) if len(members) > 1 else 0)
-    return tokens, keys
-
-
 def of_like_length(items: Sequence[Any], length: Any, like: float = LIKE, near: int = NEAR) -> Iterator[list[Any]]:
     """The items, longest first, in groups of like length."""
     group: list[Any] = []

@@ -23,7 +23,6 @@ from counterpoint.policy.packing import (
     only_attends,
     pack,
     packed_batches,
-    packed_size,
     window_of,
 )
 from counterpoint.rl.state import CHECKPOINTED
@@ -311,11 +310,13 @@ def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float]:
 
 
 def extent(rows: Sequence[Row], packed: bool) -> tuple[int, int]:
-    """What a forward pass over the rows keeps grows with two numbers: with its tokens, and, for attention, with keys that are
-    gathered anew if it is packed, with pairs of tokens (matrices, masks) if not."""
+    """What a forward pass over the rows keeps grows with two numbers: with its tokens, and, for attention, with queries and keys
+    that are gathered anew if it is packed, with pairs of tokens (matrices, masks) if not."""
     if packed:
-        tokens, keys = packed_size(rows)
-        return tokens, keys - tokens
+        made = pack(rows, torch.device("cpu"))
+        read = [(bucket.queries_R_Q, bucket.keys_R_K) for bucket in made.buckets]
+        gathered = sum(queries.numel() + (queries if keys is None else keys).numel() for queries, keys in read)
+        return len(made.ids_S), gathered - 2 * len(made.ids_S)
     longest = max(len(row.prompt) + len(row.tokens) for row in rows)
     return len(rows) * longest, len(rows) * longest**2
 

@@ -114,8 +114,8 @@ def check_memory(step: int, metrics: Mapping[str, float], warn: Callable[[str], 
     roles = [updated_model(name, CHECKPOINTED) for name, value in metrics.items() if name.endswith(CHECKPOINTED) and value > 0]
     if roles:
         warn(
-            f"step {step}: a micro-batch of {' and '.join(roles)} did not fit into free memory, so its layers were computed again in "
-            "the backward pass (activation checkpointing): the same numbers, and an update takes up to a third longer. A lower "
+            f"step {step}: a micro-batch of {' and '.join(roles)} did not fit into free memory, so layers were computed again in "
+            "the backward pass (activation checkpointing): the same numbers, and up to a third more time. A lower "
             "tokens_per_microbatch may do without, unless single sequences are that long"
         )
     return bool(roles)
