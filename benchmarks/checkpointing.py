@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 
 import torch
-from logprobs import peak_memory
-from step_shapes import SMOLLM2
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from counterpoint.policy import trainable
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.types import Datum
+from logprobs import peak_memory
+from step_shapes import SMOLLM2
 
 FREE = {"kept": 1 << 60, "again": 0}
 """Free memory that each method is told of."""
@@ -60,10 +60,7 @@ def main() -> None:
         for method in FREE:
             command = [sys.executable, __file__, "--tokens", str(arguments.tokens), "--measure", method]
             runs[method].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
-    medians = {
-        method: {key: statistics.median(run[key] for run in of_method) for key in of_method[0]}
-        for method, of_method in runs.items()
-    }
+    medians = {method: {key: statistics.median(run[key] for run in taken) for key in taken[0]} for method, taken in runs.items()}
     for method, median in medians.items():
         print(f"{method:6} {median['mebibytes']:8.0f} MiB {median['seconds']:8.2f} s  loss {median['loss']:.6f}")
     ratios = {key: medians["again"][key] / medians["kept"][key] for key in ("mebibytes", "seconds")}
