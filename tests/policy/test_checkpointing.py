@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import tiny_models
 from counterpoint.config import LoraConfig, ModelConfig
@@ -143,10 +143,11 @@ def test_what_the_forward_pass_keeps_is_the_inputs_of_layers() -> None:
 
 
 def test_layers_run_again_where_the_margin_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, data = policy(), groups_of(0)
+    model, data = policy(), groups_of(3)
     batches = list(model._microbatches(data))
     gradients = sum(weight.numel() * 4 for weight in model.weights)
     kept = [MARGIN * model._kept_bytes([data[i] for i in batch]) for batch in batches]
+    assert kept[0] < max(kept) < kept[0] + gradients
     for free, count in [
         (max(kept[0] + gradients, *kept) + 1, 0),
         (kept[0] + gradients - 1, sum(size > kept[0] + gradients - 1 for size in kept[1:]) + 1),  # then the gradients are there
@@ -200,6 +201,13 @@ def test_a_user_who_has_switched_it_on_keeps_it(monkeypatch: pytest.MonkeyPatch)
     assert "checkpointed_microbatches" not in update(model, data)
     assert len(runs) == 2 * len(list(model._microbatches(data)))
     assert model.model.is_gradient_checkpointing
+
+
+def test_what_autograd_keeps_counts_once_and_weights_do_not() -> None:
+    layer, inputs = nn.Linear(4, 3), torch.randn(5, 4)
+    with keeping(layer) as kept:
+        outputs = (layer(inputs) + layer(inputs.view(5, 4))).tanh()
+    assert sum(kept.values()) == 4 * (inputs.numel() + outputs.numel())
 
 
 @pytest.mark.parametrize("seed", range(2))
