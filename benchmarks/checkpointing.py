@@ -62,7 +62,7 @@ def main() -> None:
             runs[method].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
     medians = {method: {key: statistics.median(run[key] for run in taken) for key in taken[0]} for method, taken in runs.items()}
     for method, median in medians.items():
-        print(f"{method:6} {median['mebibytes']:8.0f} MiB {median['seconds']:8.2f} s, norm of the gradient {median['grad_norm']:.6f}")
+        print(f"{method:6} {median['mebibytes']:8.0f} MiB {median['seconds']:8.2f} s, gradient's norm {median['grad_norm']:.5f}")
     ratios = {key: medians["again"][key] / medians["kept"][key] for key in ("mebibytes", "seconds")}
     print(f"ratio  {ratios['mebibytes']:8.2f}     {ratios['seconds']:8.2f}")
     result = {

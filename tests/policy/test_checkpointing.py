@@ -115,7 +115,7 @@ def test_an_update_is_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch, make:
     runs = layer_runs(plain_model)
     plain, gradient = learned(plain_model, data)
     microbatches = len(list(plain_model._microbatches(data)))
-    probes = len(runs) - microbatches
+    probes = len(runs) - microbatches  # none, unless packing was switched off afterwards
     assert microbatches > 2
 
     set_free(monkeypatch, NONE)
@@ -171,9 +171,7 @@ def test_a_sequence_longer_than_a_micro_batch_is_run_again_alone(monkeypatch: py
 
 def test_where_free_memory_is_not_known_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     set_free(monkeypatch, None)
-    model = policy()
-    assert "checkpointed_microbatches" not in update(model, groups_of(0))
-    assert not model._rates
+    assert "checkpointed_microbatches" not in update(policy(), groups_of(0))
 
 
 def test_a_model_that_cannot_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,12 +233,17 @@ def check_estimate(model: LocalPolicy, rows: list[Datum]) -> None:
     del states
 
 
-def test_the_estimate_takes_no_random_numbers() -> None:
+@torch.no_grad()
+def test_the_estimate_takes_no_random_numbers_and_leaves_the_mode() -> None:
     model = policy("llama", attention_dropout=0.2)
-    model.model.train()
-    torch.manual_seed(0)
+    expected = model._rates.copy()
     before = torch.get_rng_state()
-    model._kept_bytes(groups_of(0))
+    for training in (True, False):
+        model.model.train(training)
+        model._rates.clear()
+        model._kept_bytes(groups_of(0))
+        assert model._rates == expected
+        assert model.model.training is training
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -58,7 +58,9 @@ class TrainableModel:
         self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay, fused=True) if self.masters else None
         self._packs = can_pack(self)
         self._rates: dict[bool, tuple[float, float]] = {}
-        """`kept_rates`, packed and side by side, once they are asked for."""
+        """`kept_rates`, packed and side by side, as far as they were asked for."""
+        if self.weights:
+            self._rates_for(self._packs)  # now, not within an update
 
     def _run(self, inputs: dict[str, Any]) -> Tensor:
         """What the model makes of its inputs, [N, L, D]."""
@@ -100,11 +102,14 @@ class TrainableModel:
     def _kept_bytes(self, rows: Sequence[Row]) -> float:
         """What a forward pass over the rows keeps for its backward pass, from what it keeps of a few tokens."""
         packed = self._packs_all(rows)
-        if packed not in self._rates:
-            self._rates[packed] = kept_rates(self, packed)
-        of_token, of_attention = self._rates[packed]
+        of_token, of_attention = self._rates_for(packed)
         tokens, attention = extent(rows, packed)
         return of_token * tokens + of_attention * attention
+
+    def _rates_for(self, packed: bool) -> tuple[float, float]:
+        if packed not in self._rates:
+            self._rates[packed] = kept_rates(self, packed)
+        return self._rates[packed]
 
     def _microbatches(self, data: Sequence[Row]) -> Iterator[list[int]]:
         cut = packed_batches if data and self._packs_all(data) else microbatches
@@ -281,21 +286,21 @@ def can_pack(trainable: TrainableModel) -> bool:
     return bool((found - expected).norm() <= (1e-3 if model.dtype == torch.float32 else 0.05) * expected.norm())
 
 
+@torch.enable_grad()
 def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float]:
     """Bytes that a forward pass in training keeps of each token, and of each unit of attention; see `extent`. Measured."""
-    model = trainable.model
-    longest = min(64, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 64)
+    model, device, training = trainable.model, trainable.model.device, trainable.model.training
+    longest = min(32, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 32)
 
     def probe(prompt: int, *tokens: int) -> list[Probe]:
         return [Probe((2,) * prompt, (2,) * number) for number in tokens]
 
     def kept(rows: Sequence[Row]) -> tuple[int, int, int]:
-        # dropout must not take numbers from a seeded update
-        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), keeping(model) as sizes:
+        with keeping(model) as sizes:
             if packed:
-                states = trainable._packed_states(pack(rows, model.device))
+                states = trainable._packed_states(pack(rows, device))
             else:
-                states = trainable._batch_states(side_by_side(rows, model.device))
+                states = trainable._batch_states(side_by_side(rows, device))
         del states  # held until all is counted
         return sum(sizes.values()), *extent(rows, packed)
 
@@ -304,7 +309,13 @@ def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float]:
         trials = probe(half, half), probe(half, *[eighth] * 4)
     else:  # of as many tokens, and padded: masks are kept too
         trials = probe(1, eighth - 1, *[eighth - 2] * 15), probe(1, longest - 1, longest - 2)
-    (few, tokens, attention), (more, more_tokens, more_attention) = map(kept, trials)
+    model.train()
+    try:
+        # dropout must not take numbers from a seeded update
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            (few, tokens, attention), (more, more_tokens, more_attention) = map(kept, trials)
+    finally:
+        model.train(training)
     of_attention = (more * tokens - few * more_tokens) / (more_attention * tokens - attention * more_tokens)
     return (few - of_attention * attention) / tokens, of_attention
 
