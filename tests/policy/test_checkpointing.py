@@ -237,6 +237,7 @@ def check_estimate(model: LocalPolicy, rows: list[Datum]) -> None:
 def test_the_estimate_takes_no_random_numbers_and_leaves_the_mode() -> None:
     model = policy("llama", attention_dropout=0.2)
     expected = model._rates.copy()
+    assert expected[True][0] > 0  # without a gradient nothing would be kept
     before = torch.get_rng_state()
     for training in (True, False):
         model.model.train(training)
