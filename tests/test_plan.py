@@ -153,7 +153,9 @@ def test_the_verdict(model):
     made = plan(recipe(model))
     assert "no GPU here" in format_plan(dataclasses.replace(made, device_memory=None), width=200)
     assert "it fits." in format_plan(dataclasses.replace(made, device_memory=2**40), width=200)
-    assert "does not fit. Lower tokens_per_rollout" in format_plan(dataclasses.replace(made, device_memory=2**10), width=200)
+    small = format_plan(dataclasses.replace(made, device_memory=2**10), width=400)
+    assert "does not fit. Lower tokens_per_rollout" in small
+    assert "computed again in the backward pass" in small
 
 
 def test_the_memory_of_a_gpu_counts_where_the_run_is_on_it(monkeypatch):

@@ -77,7 +77,11 @@ class ModelConfig(Section):
     device: str = Field("auto", description="`auto` takes the GPU if there is one.")
     lora: LoraConfig | None = Field(None, description="Train adapters, not the weights.")
     template: str | None = Field(None, description="Prompt with {question}; takes the place of the chat template.")
-    tokens_per_microbatch: int = Field(16_384, description="Tokens in one forward and backward pass.", ge=1)
+    tokens_per_microbatch: int = Field(
+        16_384,
+        description="Tokens in one forward and backward pass. Where memory is short, layers are computed twice.",
+        ge=1,
+    )
     tokens_per_rollout: int = Field(262_144, description="Tokens of cache that one sampling batch may fill.", ge=1)
     kl_coefficient: float = Field(0.0, description="Weight of the KL to the starting model.", ge=0)
 

@@ -25,7 +25,7 @@ CACHE_ROOM = 2
 """The sampler's cache doubles when it is full, so up to half of it is spare."""
 ASSUMPTIONS = (
     f"Assumed: a question takes {PROMPT_TOKENS} tokens with its template, every completion its whole budget, and m's prompt a "
-    "whole signal. Real steps sample less. Activations are an estimate; the rest follows from shapes."
+    "whole signal. Real steps sample less. Activations are an estimate, all of them kept; the rest follows from shapes."
 )
 
 
@@ -255,7 +255,8 @@ def verdict(plan: Plan) -> str:
         return f"{peak} {of}: it fits."
     return (
         f"{peak} {of}: it does not fit. Lower tokens_per_rollout (cache) or tokens_per_microbatch (activations), or set dtype = "
-        '"bfloat16" or a lora table.'
+        '"bfloat16" or a lora table. Where only activations are too many, layers are computed again in the backward pass, which '
+        "takes an update up to a third longer."
     )
 
 

@@ -436,6 +436,19 @@ def test_a_critic_is_paid_the_shaped_rewards(tmp_path):
 # --- what goes wrong
 
 
+def test_layers_that_ran_again_for_want_of_memory_are_told_of_once_and_change_nothing(tmp_path, monkeypatch):
+    found, warnings = [], []
+    for free in (1 << 60, 0):
+        monkeypatch.setattr("counterpoint.policy.trainable.free_memory", lambda _, free=free: free)
+        recipe = dqo_recipe_in(tmp_path / str(free), run={"steps": 3})
+        found.append(trained_dqo(recipe, warn=pytest.fail if free else warnings.append)[1])
+    plenty, none = found
+    assert len(warnings) == 1
+    assert "a micro-batch of policy did not fit" in warnings[0]
+    assert [record.pop("checkpointed_microbatches") for record in none] == [1.0] * 3
+    assert none == plenty
+
+
 def test_texts_that_the_encoder_cut_bring_a_warning_with_the_samples(tmp_path):
     recipe = dqo_recipe_in(tmp_path, run={"steps": 4, "sample_every": 3})
     warnings = []

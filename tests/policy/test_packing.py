@@ -177,7 +177,12 @@ def test_the_gradient_is_right_where_the_backward_pass_runs_the_layers_again(ree
     plain, again = tiny_models.policy("llama", max_grad_norm=1e9), tiny_models.policy("llama", max_grad_norm=1e9)
     again.model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     again.model.enable_input_require_grads()  # which reentrant checkpoints need
+    shapes = []
+    again.model.get_decoder().register_forward_pre_hook(  # pyright: ignore
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
     expected, found = gradient_of(plain, groups_of(0)), gradient_of(again, groups_of(0))
+    assert [rows for rows, _ in shapes] == [1]  # packed
     assert float((found - expected).norm()) < 1e-5 * float(expected.norm())
 
 

@@ -7,7 +7,7 @@ import pytest
 from counterpoint.duet.start import controller_for
 from counterpoint.errors import TrainingError
 from counterpoint.rl.control import Constant, LengthTarget, Linear, QualityFloor
-from counterpoint.rl.state import FLAT_STEPS_BEFORE_WARNING, State, after, check_end, check_progress
+from counterpoint.rl.state import FLAT_STEPS_BEFORE_WARNING, State, after, check_end, check_memory, check_progress
 from pairs import recipe_in
 
 CONTROLLERS = [
@@ -138,3 +138,11 @@ def test_a_run_that_ends_while_a_model_fails_says_so():
     check_end(counted((GOOD, BAD), (GOOD, GOOD)), pytest.fail)
     [said] = heard
     assert "not finite and were not applied, of light:" in said
+
+
+def test_layers_that_ran_again_are_told_of_by_their_model():
+    heard = []
+    assert check_memory(3, {"light_checkpointed_microbatches": 2.0, "checkpointed_microbatches": 1.0}, heard.append)
+    assert not check_memory(3, {"loss": 1.0, "capable_skipped_updates": 1.0}, pytest.fail)
+    [said] = heard
+    assert said.startswith("step 3: a micro-batch of light and policy did not fit")

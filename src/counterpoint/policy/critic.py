@@ -15,6 +15,7 @@ from counterpoint.config import CriticConfig, ModelConfig
 from counterpoint.errors import ModelError
 from counterpoint.policy.load import load_model, load_tokenizer, with_adapters
 from counterpoint.policy.trainable import TrainableModel, base_model, padded, spread_over
+from counterpoint.rl.state import CHECKPOINTED
 from counterpoint.rl.types import Datum
 from counterpoint.rl.values import explained_variance, value_loss
 
@@ -88,6 +89,8 @@ class Critic(TrainableModel):
             metrics["value_loss"] = totals["loss"]
             metrics["grad_norm"] = totals["grad_norm"]
             metrics["clipped_share"] = totals["clipped_tokens"] / max(1.0, totals["tokens"])
+        if CHECKPOINTED in totals:
+            metrics[CHECKPOINTED] = totals[CHECKPOINTED]
         return {name: number for name, number in metrics.items() if math.isfinite(number)}
 
     def _step_on(self, rows: Sequence[ValueRow], clip: float) -> dict[str, float]:

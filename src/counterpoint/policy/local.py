@@ -15,6 +15,7 @@ from counterpoint.policy.logprobs import head_logprobs, logprobs_of_logits
 from counterpoint.policy.rollout import OnTokens, TransformersSampler
 from counterpoint.policy.trainable import TrainableModel, base_model, is_lora, padded, spread_over
 from counterpoint.rl.losses import LossSpec, aggregation_weights, token_losses
+from counterpoint.rl.state import CHECKPOINTED
 from counterpoint.rl.types import Completion, Datum, SamplingParams
 
 
@@ -74,7 +75,7 @@ class LocalPolicy(TrainableModel):
             raise ModelError("this policy has no weights to train; it was loaded frozen")
         totals = self._take_steps(data, learning_rate, optimizer_steps, lambda part: self._step_on(part, loss))
         tokens = max(1.0, totals.pop("tokens", 0.0))
-        metrics = {name: totals[name] for name in ("loss", "grad_norm", "skipped_updates") if name in totals}
+        metrics = {name: totals[name] for name in ("loss", "grad_norm", "skipped_updates", CHECKPOINTED) if name in totals}
         names = {
             "ratio_sum": "ratio",
             "clipped_tokens": "clipped_share",

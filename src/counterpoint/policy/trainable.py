@@ -5,6 +5,7 @@ Axis suffixes: `_N` sequences of a micro-batch, `_T` tokens that are learned fro
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +14,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from counterpoint.errors import DataError
-from counterpoint.policy.packing import NAME, Packed, Row, attending, only_attends, pack, packed_batches, window_of
+from counterpoint.policy.checkpointing import MARGIN, checkpointable, checkpointing, free_memory, keeping
+from counterpoint.policy.packing import (
+    NAME,
+    Packed,
+    Row,
+    attending,
+    only_attends,
+    pack,
+    packed_batches,
+    window_of,
+)
+from counterpoint.rl.state import CHECKPOINTED
 
 OPTIMIZER_FILE = "optimizer.pt"
 
@@ -45,6 +57,10 @@ class TrainableModel:
         self.masters = [w if w.dtype == torch.float32 else w.detach().float().clone() for w in self.weights]
         self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay, fused=True) if self.masters else None
         self._packs = can_pack(self)
+        self._rates: dict[bool, tuple[float, float]] = {}
+        """`kept_rates`, packed and side by side, as far as they were asked for."""
+        if self.weights:
+            self._rates_for(self._packs)  # now, not within an update
 
     def _run(self, inputs: dict[str, Any]) -> Tensor:
         """What the model makes of its inputs, [N, L, D]."""
@@ -56,24 +72,44 @@ class TrainableModel:
             packed = pack(rows, self.model.device)
             return self._packed_states(packed), packed.targets_N, packed.mask
         batch = side_by_side(rows, self.model.device)
-        states = self._run({"input_ids": batch.ids, "attention_mask": batch.padding})
-        return states[batch.predicts], batch.targets(), batch.mask
+        return self._batch_states(batch), batch.targets(), batch.mask
+
+    def _batch_states(self, batch: "Batch") -> Tensor:
+        """What the model makes of the places that predict, [n, D]."""
+        return self._run({"input_ids": batch.ids, "attention_mask": batch.padding})[batch.predicts]
 
     def _packed_states(self, packed: Packed) -> Tensor:
-        """What the model makes of the places that predict, [n, D]."""
+        """The same."""
         inputs = {"input_ids": packed.ids_S[None], "position_ids": packed.positions_S[None], "packed": packed}
         with attending(self.model, NAME):
             return self._run(inputs)[0].index_select(0, packed.predicts_N)
 
     def _packs_all(self, rows: Sequence[Row]) -> bool:
-        """Whether the rows go into the model packed: where a layer's window is shorter than one of them, they do not.
-
-        Nor where the backward pass runs the layers again (gradient checkpointing): by then the model attends as it did before.
-        """
-        if any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules()):
-            return False
+        """Whether the rows go into the model packed: where a layer's window is shorter than one of them, they do not."""
         longest = max(len(row.prompt) + len(row.tokens) for row in rows)
         return self._packs and longest <= (window_of(self.model) or longest)
+
+    def _layers_to_run_again(self, rows: Sequence[Row]) -> list[Any]:
+        """Layers whose activations the backward pass computes again: all, where what a forward pass over the rows keeps may not
+        fit into free memory beside the gradients that are still to come."""
+        free = free_memory(self.model.device)
+        layers = checkpointable(base_model(self.model)) if free is not None else []
+        if free is None or not layers:
+            return []
+        gradients = sum(weight.numel() * weight.dtype.itemsize for weight in self.weights if weight.grad is None)
+        return [] if MARGIN * self._kept_bytes(rows) + gradients <= free else layers
+
+    def _kept_bytes(self, rows: Sequence[Row]) -> float:
+        """What a forward pass over the rows keeps for its backward pass, from what it keeps of a few tokens."""
+        packed = self._packs_all(rows)
+        of_token, of_attention = self._rates_for(packed)
+        tokens, attention = extent(rows, packed)
+        return of_token * tokens + of_attention * attention
+
+    def _rates_for(self, packed: bool) -> tuple[float, float]:
+        if packed not in self._rates:
+            self._rates[packed] = kept_rates(self, packed)
+        return self._rates[packed]
 
     def _microbatches(self, data: Sequence[Row]) -> Iterator[list[int]]:
         cut = packed_batches if data and self._packs_all(data) else microbatches
@@ -124,10 +160,15 @@ class TrainableModel:
         self.model.train()
         totals: dict[str, float] = {}
         for batch in self._microbatches(data):
-            loss, sums = loss_of(batch)
-            loss.backward()
+            rows = [data[i] for i in batch]
+            layers = self._layers_to_run_again(rows)
+            # around the backward pass too: layers that it runs again must attend as they did
+            with attending(self.model, NAME) if self._packs_all(rows) else nullcontext(), checkpointing(layers):
+                loss, sums = loss_of(batch)
+                loss.backward()
             self._gather_gradients()
-            for name, number in {**sums, "loss": loss.detach()}.items():
+            of_all = {"loss": loss.detach(), **({CHECKPOINTED: 1.0} if layers else {})}
+            for name, number in {**sums, **of_all}.items():
                 totals[name] = totals.get(name, 0.0) + float(number)
         norm = float(nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
         if torch.isfinite(torch.tensor([norm, totals["loss"]])).all():
@@ -234,8 +275,7 @@ def can_pack(trainable: TrainableModel) -> bool:
     training, packed = model.training, pack(rows, model.device)
     model.eval()
     try:
-        trainable._packs = False
-        expected = trainable._states(rows)[0].float()
+        expected = trainable._batch_states(side_by_side(rows, model.device)).float()
         found = trainable._packed_states(packed).float()
     except Exception:  # noqa: BLE001  (it takes no positions, or attends in a way of its own, and says so in any way it likes)
         return False
@@ -244,6 +284,52 @@ def can_pack(trainable: TrainableModel) -> bool:
     if len(packed.attended) < getattr(model.config.get_text_config(), "num_hidden_layers", 1):
         return False
     return bool((found - expected).norm() <= (1e-3 if model.dtype == torch.float32 else 0.05) * expected.norm())
+
+
+@torch.enable_grad()
+def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float]:
+    """Bytes that a forward pass in training keeps of each token, and of each unit of attention; see `extent`. Measured."""
+    model, device, training = trainable.model, trainable.model.device, trainable.model.training
+    longest = min(32, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 32)
+
+    def probe(prompt: int, *tokens: int) -> list[Probe]:
+        return [Probe((2,) * prompt, (2,) * number) for number in tokens]
+
+    def kept(rows: Sequence[Row]) -> tuple[int, int, int]:
+        with keeping(model) as sizes:
+            if packed:
+                states = trainable._packed_states(pack(rows, device))
+            else:
+                states = trainable._batch_states(side_by_side(rows, device))
+        del states  # held until all is counted
+        return sum(sizes.values()), *extent(rows, packed)
+
+    half, eighth = longest // 2, longest // 8
+    if packed:
+        trials = probe(half, half), probe(half, *[eighth] * 4)
+    else:  # of as many tokens, and padded: masks are kept too
+        trials = probe(1, eighth - 1, *[eighth - 2] * 15), probe(1, longest - 1, longest - 2)
+    model.train()
+    try:
+        # dropout must not take numbers from a seeded update
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            (few, tokens, attention), (more, more_tokens, more_attention) = map(kept, trials)
+    finally:
+        model.train(training)
+    of_attention = (more * tokens - few * more_tokens) / (more_attention * tokens - attention * more_tokens)
+    return (few - of_attention * attention) / tokens, of_attention
+
+
+def extent(rows: Sequence[Row], packed: bool) -> tuple[int, int]:
+    """What a forward pass over the rows keeps grows with two numbers: with its tokens, and, for attention, with queries and keys
+    that are gathered anew if it is packed, with pairs of tokens (matrices, masks) if not."""
+    if packed:
+        made = pack(rows, torch.device("cpu"))
+        read = [(bucket.queries_R_Q, bucket.keys_R_K) for bucket in made.buckets]
+        gathered = sum(queries.numel() + (queries if keys is None else keys).numel() for queries, keys in read)
+        return len(made.ids_S), gathered - 2 * len(made.ids_S)
+    longest = max(len(row.prompt) + len(row.tokens) for row in rows)
+    return len(rows) * longest, len(rows) * longest**2
 
 
 def spread_over(mask: Tensor, flat: Tensor) -> Tensor:

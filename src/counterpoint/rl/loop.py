@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from counterpoint.policy.base import Saved
-from counterpoint.rl.state import State, check_diversity, check_end, check_progress, check_texts
+from counterpoint.rl.state import State, check_diversity, check_end, check_memory, check_progress, check_texts
 from counterpoint.run import Run
 
 
@@ -41,7 +41,7 @@ def loop(
     settings = run.recipe.run
     restored = run.restore(trained)
     first, state = (restored[0], State.from_dict(restored[1])) if restored else (0, start())
-    idle = False
+    idle = scarce = False
     if restored is None:
         run.probe(0, probe())
     for step in range(first, settings.steps):
@@ -53,6 +53,7 @@ def loop(
             run.sample(step + 1, result.samples)
             check_texts(step + 1, metrics, warn)
             idle = idle or check_diversity(step + 1, metrics, warn)  # said once
+        scarce = scarce or check_memory(step + 1, metrics, warn)
         observe(step + 1, metrics, result.samples)
         check_progress(state, warn)
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:

@@ -10,6 +10,7 @@ from counterpoint.rl import control
 FLAT_STEPS_BEFORE_WARNING = 10
 NOT_FINITE_BEFORE_STOP = 5
 SKIPPED = "skipped_updates"
+CHECKPOINTED = "checkpointed_microbatches"
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def after(state: State, controller: control.Controller, metrics: dict[str, float
     )
 
 
-def updated_model(metric: str) -> str:
+def updated_model(metric: str, name: str = SKIPPED) -> str:
     """Whose updates a metric such as `capable_skipped_updates` counts: the role before its name, DQO's policy where none is."""
-    return metric.removesuffix(SKIPPED).rstrip("_") or "policy"
+    return metric.removesuffix(name).rstrip("_") or "policy"
 
 
 def check_progress(state: State, warn: Callable[[str], None]) -> None:
@@ -106,6 +107,18 @@ def check_diversity(step: int, metrics: Mapping[str, float], warn: Callable[[str
         )
         return True
     return False
+
+
+def check_memory(step: int, metrics: Mapping[str, float], warn: Callable[[str], None]) -> bool:
+    """Say that layers were run again for want of memory, and whether it was so; `step` counts from 1."""
+    roles = [updated_model(name, CHECKPOINTED) for name, value in metrics.items() if name.endswith(CHECKPOINTED) and value > 0]
+    if roles:
+        warn(
+            f"step {step}: a micro-batch of {' and '.join(roles)} did not fit into free memory, so layers were computed again in "
+            "the backward pass (activation checkpointing): the same numbers, and up to a third more time. A lower "
+            "tokens_per_microbatch may do without, unless single sequences are that long"
+        )
+    return bool(roles)
 
 
 def check_end(state: State, warn: Callable[[str], None]) -> None:
