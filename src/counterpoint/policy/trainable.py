@@ -45,6 +45,8 @@ class TrainableModel:
         self.masters = [w if w.dtype == torch.float32 else w.detach().float().clone() for w in self.weights]
         self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay, fused=True) if self.masters else None
         self._packs = can_pack(self)
+        self.version = 0
+        """Counts how often the weights were changed, for a sampler that has a copy of them."""
 
     def _run(self, inputs: dict[str, Any]) -> Tensor:
         """What the model makes of its inputs, [N, L, D]."""
@@ -135,6 +137,7 @@ class TrainableModel:
             for master, weight in zip(self.masters, self.weights, strict=True):
                 if master is not weight:
                     weight.data.copy_(master)
+            self.version += 1
             totals["grad_norm"] = norm
         else:
             totals = {"skipped_updates": 1.0}
@@ -165,6 +168,7 @@ class TrainableModel:
         else:
             saved = type(self.model).from_pretrained(directory, dtype=self.model.dtype)
             self.model.load_state_dict(saved.state_dict())
+        self.version += 1
 
     def _load_optimizer(self, directory: Path) -> None:
         """Goes last: masters that are the weights themselves are loaded with the weights."""
