@@ -1,6 +1,8 @@
 """vLLM as the sampler of training, the real one on a CPU. In .venv-vllm; see the Makefile."""
 
+import gc
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from counterpoint.config import ModelConfig
 from counterpoint.errors import ModelError
 from counterpoint.policy.load import load_policy
 from counterpoint.policy.rollout import TransformersSampler
-from counterpoint.policy.vllm import VllmSampler
+from counterpoint.policy.vllm import VllmSampler, import_vllm
 from counterpoint.rl.data import make_data
 from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.types import Datum, SamplingParams
@@ -38,14 +40,22 @@ def saved(directory, kind="llama", seed=0, **options):
 
 
 def loaded(directory, **options):
-    return load_policy(ModelConfig(model=str(directory), device="cpu", sampler="vllm", **options))
+    return load_policy(ModelConfig(**({"model": str(directory), "device": "cpu", "sampler": "vllm"} | options)))
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_cache():
+def small_caches():
+    """A share of the memory is gigabytes, and this file starts many engines."""
+    vllm = import_vllm()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, of each engine
+        patch.setattr(vllm, "LLM", partial(vllm.LLM, kv_cache_memory_bytes=1 << 26))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_engine_is_left_over():
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +134,12 @@ def test_equal_prompts_of_a_call_get_samples_of_their_own(policy):
 
 
 def test_the_processs_own_random_numbers_are_left_alone(tmp_path):
-    torch.manual_seed(4)
-    expected = torch.rand(3)
-    torch.manual_seed(4)
-    loaded(saved(tmp_path))
-    assert torch.equal(torch.rand(3), expected)
+    drawn = []
+    for sampler in ("transformers", "vllm"):
+        torch.manual_seed(4)
+        loaded(saved(tmp_path), sampler=sampler)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
 
 
 def test_a_completion_ends_at_a_stop_string_which_is_cut_from_its_text(policy):
@@ -246,7 +257,7 @@ def test_a_model_that_vllm_cannot_run_is_named_with_what_to_do(tmp_path):
 
 
 def test_memory_that_is_not_there_is_named_with_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
+    monkeypatch.setattr(import_vllm(), "LLM", import_vllm().LLM.func)
     with pytest.raises(ModelError, match=r"vLLM cannot start with .* on cpu: .*\n.*set vllm_memory \(it is 0\.0001 of the"):
         loaded(saved(tmp_path), vllm_memory=0.0001)
 
@@ -255,8 +266,8 @@ def letters(questions, responses):
     return [float(response[:1] in "abcdefgh") for response in responses]
 
 
-def dqo_policy(recipe, sampler):
-    """The learner of a DQO recipe over a model of 64 by 1 layer; the same for each sampler."""
+def dqo_learner(recipe, sampler):
+    """The learner of a recipe over one small model, whatever samples from it."""
     policy = tiny_policy(hidden_size=64)
     if sampler == "vllm":
         policy.sampler = VllmSampler(policy, 0.1)
@@ -274,7 +285,7 @@ def test_a_training_learns_as_it_does_with_transformers(tmp_path):
             policy={"learning_rate": 1e-2},
         )
         task = toy_task(letters)
-        _, metrics, _ = trained_dqo(recipe, dqo_policy(recipe, sampler), task=task, warn=lambda message: None)
+        _, metrics, _ = trained_dqo(recipe, dqo_learner(recipe, sampler), task=task, warn=lambda message: None)
         rewards[sampler] = [record["reward"] for record in metrics]
         assert ("truncated_share" in metrics[0]) == (sampler == "vllm")
         assert rewards[sampler][-1] > 0.9
@@ -296,12 +307,12 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
             raise Stopped
 
     whole = recipe("whole")
-    _, expected, _ = trained_dqo(whole, dqo_policy(whole, "vllm"))
+    _, expected, _ = trained_dqo(whole, dqo_learner(whole, "vllm"))
     broken = recipe("broken")
     with pytest.raises(Stopped):
-        trained_dqo(broken, dqo_policy(broken, "vllm"), observe=stop)
+        trained_dqo(broken, dqo_learner(broken, "vllm"), observe=stop)
     resumed = Run.open(tmp_path / "broken" / "trial")
-    _, found, _ = trained_dqo(broken, dqo_policy(broken, "vllm"), run=resumed)
+    _, found, _ = trained_dqo(broken, dqo_learner(broken, "vllm"), run=resumed)
     assert [record["step"] for record in found] == [1, 2, 3, 4]
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-5)

@@ -45,7 +45,8 @@ def vllm(monkeypatch):
     package = ModuleType("vllm")
     package.LLM = Engine
     package.platforms = SimpleNamespace(current_platform=SimpleNamespace(device_type="cpu"))
-    monkeypatch.setitem(sys.modules, "vllm", package)
+    for name in ("vllm", "vllm.platforms", "vllm.sampling_params"):
+        monkeypatch.setitem(sys.modules, name, package)
     return package
 
 

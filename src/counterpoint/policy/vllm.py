@@ -194,6 +194,8 @@ def import_vllm() -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
+        for part in ("vllm.platforms", "vllm.sampling_params"):
+            import_module(part)
         return import_module("vllm")
     except ImportError as error:
         raise ModelError(
