@@ -33,11 +33,13 @@ PROBE = (tuple(range(2, 6)), 8)
 """A prompt, and the tokens after it, on which vLLM must agree with the policy."""
 MOST_DIFFERENCE = 0.2
 """Nats a token, on average: far above the rounding of bfloat16, far below what a missing weight makes."""
+STARTED: list[Any] = []
+"""Every engine, until the process ends: the first to be freed would take down process groups that all of them use."""
 OTHERWISE = 'set sampler = "transformers"'
 
 
 class VllmSampler:
-    """Samples from a copy of the policy's weights in vLLM. Starting it takes seconds; it lives as long as its policy.
+    """Samples from a copy of the policy's weights in vLLM. Starting it takes seconds; its memory is freed when the process ends.
 
     Attributes:
         policy: whose weights and tokenizer it samples with.
@@ -69,7 +71,7 @@ class VllmSampler:
         with TemporaryDirectory() as folder, ours, self._failing("start"):
             config.save_pretrained(folder)
             self.policy.tokenizer.save_pretrained(folder)
-            return vllm.LLM(
+            engine = vllm.LLM(
                 folder,
                 dtype=str(model.dtype).removeprefix("torch."),
                 load_format="dummy",
@@ -79,6 +81,8 @@ class VllmSampler:
                 enable_prefix_caching=True,
                 logprobs_mode="processed_logprobs",  # after the temperature
             )
+        STARTED.append(engine)
+        return engine
 
     @contextmanager
     def _failing(self, to: str) -> Iterator[None]:
