@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import torch
-from step_shapes import SHAPES, prompts_of, write_model
 
 from counterpoint.config import ModelConfig
 from counterpoint.policy.load import load_policy
 from counterpoint.policy.rollout import TransformersSampler
 from counterpoint.rl.types import SamplingParams
+from step_shapes import SHAPES, prompts_of, write_model
 
 
 def main() -> None:
