@@ -1,12 +1,14 @@
 # The environment lies in .venv; constraints.txt pins what is known to work. torch first: what follows then keeps it.
 # verl wants an older transformers than the library, so the test of its integration has an environment of its own, .venv-verl.
-# So have LiteLLM, whose client a test uses and whose proxy a benchmark compares with (.venv-litellm), and vLLM (.venv-vllm).
+# So have LiteLLM, whose client a test uses and whose proxy a benchmark compares with (.venv-litellm), and vLLM (.venv-vllm), which
+# serves models to the gateway's tests and samples in a training.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 VERL := .venv-verl/bin/python
 VERL_PIP := $(VERL) -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt
-VLLM_PIP := .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt
+VLLM := .venv-vllm/bin/python
+VLLM_PIP := $(VLLM) -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt
 
 .PHONY: quickstart test test-engines lint format docs clean
 
@@ -14,11 +16,12 @@ quickstart: .venv/core
 	$(BIN)/counterpoint quickstart
 
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not engines and not verl"
+	$(BIN)/python -m pytest -m "not engines and not verl and not vllm"
 
 test-engines: .venv/engines .venv-verl/ready .venv-litellm/ready .venv-vllm/ready
 	$(BIN)/python -m pytest -m engines
 	$(VERL) -m pytest -m verl tests/integrations/test_verl.py
+	$(VLLM) -m pytest -m vllm tests/engines/test_vllm_sampler.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -70,5 +73,5 @@ clean:
 .venv-vllm/ready: constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM_PIP) torch
-	$(VLLM_PIP) --no-deps -r constraints-vllm.txt
+	$(VLLM_PIP) --no-deps -r constraints-vllm.txt -e .
 	touch $@

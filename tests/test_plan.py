@@ -201,3 +201,15 @@ def test_a_critic_reads_what_the_policy_writes(model):
     assert critic.resident == policy.resident
     assert critic.training_flops == policy.training_flops
     assert critic.sampling_flops == 20 * flops.forward_flops(flops.shape_of(CONFIG), PROMPT_TOKENS + 12, logit_tokens=0)
+
+
+def test_what_vllm_takes_is_not_there_for_the_rest(model):
+    capable = {"sampler": "vllm", "vllm_memory": 0.25}
+    plain, made = plan(recipe(model)), plan(recipe(model, capable=capable, light=capable))
+    assert [one.cache for one in made.models] == [0, 0]
+    assert all(one.cache for one in plain.models)
+    assert made.vllm_share == 0.5
+    just = dataclasses.replace(made, device_memory=2 * made.peak)
+    assert just.fits
+    assert "less 50% for vLLM: it fits." in format_plan(just, width=200)
+    assert not dataclasses.replace(made, device_memory=2 * made.peak - 2).fits

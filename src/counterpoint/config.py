@@ -84,6 +84,14 @@ class ModelConfig(Section):
     )
     tokens_per_rollout: int = Field(262_144, description="Tokens of cache that one sampling batch may fill.", ge=1)
     kl_coefficient: float = Field(0.0, description="Weight of the KL to the starting model.", ge=0)
+    sampler: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description="What draws the samples of training. `vllm` is for a GPU and needs the extra `vllm`; it samples slightly "
+        "off-policy, see `algorithm.max_importance_weight`. Evaluation always samples with transformers.",
+    )
+    vllm_memory: float = Field(
+        0.3, description="The share of the GPU's memory that vLLM takes: its copy of the weights and its cache.", gt=0, lt=1
+    )
 
 
 class AlgorithmConfig(Section):
@@ -111,7 +119,8 @@ class AlgorithmConfig(Section):
     optimizer_steps: int = Field(1, description="Optimizer steps a training step, the same for both models.", ge=1)
     max_importance_weight: float | None = Field(
         None,
-        description="Truncate trainer/sampler weights at this; for a sampler that is not the trainer.",
+        description="Truncate trainer/sampler weights at this; for a sampler that is not the trainer. Default: 2 for a model "
+        'with `sampler = "vllm"`, no weights for others.',
         gt=0,
     )
 
@@ -222,6 +231,14 @@ class DiversityConfig(Section):
         if self.control == "quality_floor" and self.alpha > self.maximum:
             raise ValueError(f"alpha {self.alpha} is above maximum {self.maximum}; raise maximum or lower alpha")
         return self
+
+    def check_that_entropies_are_known(self, model: ModelConfig) -> None:
+        """Raises `ValueError` for a shaper that needs what the model's sampler does not say."""
+        if self.shaper == "entropy" and model.sampler == "vllm":
+            raise ValueError(
+                "the shaper entropy needs the entropy at each token, which vLLM does not say; set sampler = 'transformers' for "
+                "the model, or use another shaper"
+            )
 
     def check_that_alpha_doses(self, advantage: str) -> None:
         """Raises `ValueError` for a floor that α cannot keep: grpo divides by the group's deviation, and α with it."""
@@ -363,6 +380,7 @@ class DuetRecipe(Recipe):
             raise ValueError(
                 f"diversity.part is {self.diversity.part}: in DUET a signal is compared, which is all reasoning; leave part out"
             )
+        self.diversity.check_that_entropies_are_known(self.capable)
         self.diversity.check_that_alpha_doses(self.algorithm.advantage)
         return self
 
@@ -396,6 +414,7 @@ class DqoRecipe(Recipe):
             )
         if self.critic is not None and self.diversity.shaper == "entropy":
             raise ValueError("the shaper entropy goes with the advantages of a group; with a critic use another shaper")
+        self.diversity.check_that_entropies_are_known(self.policy)
         if self.critic is None:
             self.diversity.check_that_alpha_doses(self.algorithm.advantage)
         return self

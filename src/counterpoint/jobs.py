@@ -116,7 +116,7 @@ def warmup(run: Run, screen: ScreenMaker) -> None:
     settings = recipe.warmup or WarmupConfig()  # pyright: ignore[reportCallIssue]
     if settings.role not in recipe.models:
         raise ConfigError(f"warmup.role is {settings.role}, and the recipe has {' and '.join(recipe.models)}")
-    config = recipe.models[settings.role]
+    config = recipe.models[settings.role].model_copy(update={"sampler": "transformers"})  # it samples nothing
     with run:
         task = task_of(recipe)
         speaker = (

@@ -86,6 +86,8 @@ class Plan:
     models: Sequence[ModelPlan]
     device_memory: int | None
     """Of the GPU; None where the run would not be on one."""
+    vllm_share: float = 0.0
+    """Of the GPU's memory, that vLLM takes before the rest."""
 
     @property
     def peak(self) -> int:
@@ -95,7 +97,7 @@ class Plan:
     @property
     def fits(self) -> bool | None:
         """None where there is no GPU to compare with."""
-        return None if self.device_memory is None else self.peak <= self.device_memory
+        return None if self.device_memory is None else self.peak <= (1 - self.vllm_share) * self.device_memory
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -109,7 +111,8 @@ def plan(recipe: Recipe) -> Plan:
     else:
         work = duet_workloads(of_kind(recipe, DuetRecipe))
     plans = tuple(plan_model(role, models[role], its_work) for role, its_work in work.items())
-    return Plan(plans, gpu_memory([model.device for model in models.values()]))
+    share = sum(model.vllm_memory for model in recipe.models.values() if model.sampler == "vllm")
+    return Plan(plans, gpu_memory([model.device for model in models.values()]), share)
 
 
 def dqo_workloads(recipe: DqoRecipe) -> dict[str, Workload]:
@@ -159,7 +162,7 @@ def plan_model(role: str, config: ModelConfig, work: Workload) -> ModelPlan:
         optimizer=flops.optimizer_bytes(trained, "float32" if adapters else config.dtype),
         reference=flops.weight_bytes(shape.parameters, config.dtype) if held and not config.lora else 0,
         gradients=flops.gradient_bytes(trained),
-        cache=cache_bytes(shape, config, work) if work.writes else 0,
+        cache=cache_bytes(shape, config, work) if work.writes and config.sampler == "transformers" else 0,
         activations=learning_bytes(shape, config, work) if config.train else 0,
         prompt_tokens=work.prompt_tokens,
         sampled_tokens=int((work.rows + work.alone * work.samples) * work.output_tokens) if work.writes else 0,
@@ -250,7 +253,7 @@ def verdict(plan: Plan) -> str:
     peak = f"Peak memory{' of all models' if len(plan.models) > 1 else ''}: {size(plan.peak)}"
     if plan.device_memory is None:
         return f"{peak}; there is no GPU here to compare it with."
-    of = f"of the GPU's {size(plan.device_memory)}"
+    of = f"of the GPU's {size(plan.device_memory)}" + (f" less {plan.vllm_share:.0%} for vLLM" if plan.vllm_share else "")
     if plan.fits:
         return f"{peak} {of}: it fits."
     return (

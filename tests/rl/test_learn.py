@@ -112,7 +112,8 @@ def test_old_log_probabilities_are_given_only_where_they_are_needed(tmp_path):
     for algorithm, expected in (
         ({}, None),
         ({"optimizer_steps": 2}, (-0.5,) * 3),
-        ({"max_importance_weight": 2.0}, (-0.5,) * 3),
+        ({"max_importance_weight": 2.0}, None),
+        ({"max_importance_weight": 2.0, "optimizer_steps": 2}, (-0.5,) * 3),
     ):
         _, policy = learned(tmp_path, [[0.0, 1.0]], algorithm)
         assert policy.seen[0][0].old_logprobs == expected

@@ -90,7 +90,7 @@ def folder_of(run: Path | None, recipe: Recipe, is_gateway: bool) -> Path:
 def of_pair(directory: Path | None, recipe: DuetRecipe, out: Path, console: Console, quiet: bool) -> Evaluation:
     """The pair of a run with every baseline, or the models of a recipe untrained; for "M trained alone" see `solo_model`."""
     task = task_of(recipe)
-    frozen = {role: model.model_copy(update={"train": False}) for role, model in recipe.models.items()}
+    frozen = {role: measured(model) for role, model in recipe.models.items()}
     capable, light = (speaker_of(frozen[role], task.instruction) for role in ("capable", "light"))
     with progress(console, quiet) as on_progress:
         measure = {"measures": measures_of(recipe, capable, light), "directory": out, "on_progress": on_progress}
@@ -193,7 +193,7 @@ def of_policies(directories: Sequence[Path], recipe: DqoRecipe, out: Path, conso
     """The policy that a recipe starts from, and those that runs have trained, by the names of the runs."""
     check_alike(directories)
     task = task_of(recipe)
-    frozen = recipe.policy.model_copy(update={"train": False})
+    frozen = measured(recipe.policy)
     start = speaker_of(frozen, task.instruction)
     systems: dict[str, System] = {START: responder(start)}
     runs: dict[str, Run] = {}
@@ -268,4 +268,9 @@ def trained_model(run: Run, role: str, config: ModelConfig) -> ModelConfig:
     directory = Path(run.directory) / "models" / role
     if not directory.is_dir():
         raise RunError(f"{run.directory} has no trained {role} model yet; finish it with: counterpoint resume {run.directory}")
-    return config.model_copy(update={"model": str(directory), "gguf_file": None, "train": False, "lora": None})
+    return measured(config).model_copy(update={"model": str(directory), "gguf_file": None, "lora": None})
+
+
+def measured(config: ModelConfig) -> ModelConfig:
+    """The section of a model that is measured, not trained. Many are loaded together, which vLLM's share of a GPU is not for."""
+    return config.model_copy(update={"train": False, "sampler": "transformers"})

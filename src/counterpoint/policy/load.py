@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from counterpoint.config import ModelConfig
 from counterpoint.errors import ModelError
 from counterpoint.policy.local import LocalPolicy
+from counterpoint.policy.vllm import VllmSampler
 
 BUILTIN = "builtin:"
 PACKAGED = Path(__file__).parent.parent / "data" / "tiny"
@@ -44,7 +45,7 @@ def load_policy(config: ModelConfig) -> LocalPolicy:
         model.requires_grad_(False)
     elif config.lora is not None:
         model = with_adapters(model, config)
-    return LocalPolicy(
+    policy = LocalPolicy(
         model,
         tokenizer,
         tokens_per_microbatch=config.tokens_per_microbatch,
@@ -52,6 +53,9 @@ def load_policy(config: ModelConfig) -> LocalPolicy:
         max_grad_norm=config.max_grad_norm,
         weight_decay=config.weight_decay,
     )
+    if config.sampler == "vllm":
+        policy.sampler = VllmSampler(policy, config.vllm_memory)
+    return policy
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterpoint.errors import DataError, ModelError
 from counterpoint.policy.logprobs import head_logprobs, logprobs_of_logits
-from counterpoint.policy.rollout import OnTokens, TransformersSampler
+from counterpoint.policy.rollout import OnTokens, Sampler, TransformersSampler
 from counterpoint.policy.trainable import TrainableModel, base_model, is_lora, padded, spread_over
 from counterpoint.rl.losses import LossSpec, aggregation_weights, token_losses
 from counterpoint.rl.state import CHECKPOINTED
@@ -41,7 +41,8 @@ class LocalPolicy(TrainableModel):
             weight_decay=weight_decay,
         )
         self.tokenizer = tokenizer
-        self.sampler = TransformersSampler(base_model(model), tokenizer, tokens_per_rollout)
+        self.sampler: Sampler = TransformersSampler(base_model(model), tokenizer, tokens_per_rollout)
+        self.tokens_per_rollout = tokens_per_rollout
 
     @property
     def context_length(self) -> int:
@@ -148,6 +149,8 @@ class AdapterOff(LocalPolicy):
     def __init__(self, policy: LocalPolicy):
         self.__dict__ = dict(policy.__dict__)
         self.optimizer = None
+        # the policy's own may have a copy of the weights, adapters merged
+        self.sampler = TransformersSampler(base_model(self.model), self.tokenizer, self.tokens_per_rollout)
 
     def sample(self, *args: Any, **kwargs: Any) -> list[list[Completion]]:
         with self._off():

@@ -6,6 +6,7 @@ every row gets its own uniform numbers, and a token is read off the inverse of i
 
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +27,16 @@ NOT_TEXT = "\N{REPLACEMENT CHARACTER}"
 OnTokens = Callable[[list[int], list[int], list[float]], None]
 """Hears of each step: the rows (prompt · n + sample) that have not ended, their new tokens, the log-probabilities of these, which
 are untempered, as servers usually report them. What it raises ends the sampling."""
+
+
+class Sampler(Protocol):
+    """An engine that samples from a policy's weights as they are."""
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], n: int, params: SamplingParams, seed: int, on_tokens: OnTokens | None = None
+    ) -> list[list[Completion]]:
+        """`n` completions of each prompt; see `Policy.sample`."""
+        ...
 
 
 class StopStrings:

@@ -61,6 +61,8 @@ class TrainableModel:
         """`kept_rates`, packed and side by side, as far as they were asked for."""
         if self.weights:
             self._rates_for(self._packs)  # now, not within an update
+        self.version = 0
+        """Counts how often the weights were changed, for a sampler that has a copy of them."""
 
     def _run(self, inputs: dict[str, Any]) -> Tensor:
         """What the model makes of its inputs, [N, L, D]."""
@@ -176,6 +178,7 @@ class TrainableModel:
             for master, weight in zip(self.masters, self.weights, strict=True):
                 if master is not weight:
                     weight.data.copy_(master)
+            self.version += 1
             totals["grad_norm"] = norm
         else:
             totals = {"skipped_updates": 1.0}
@@ -206,6 +209,7 @@ class TrainableModel:
         else:
             saved = type(self.model).from_pretrained(directory, dtype=self.model.dtype)
             self.model.load_state_dict(saved.state_dict())
+        self.version += 1
 
     def _load_optimizer(self, directory: Path) -> None:
         """Goes last: masters that are the weights themselves are loaded with the weights."""

@@ -15,6 +15,9 @@ from counterpoint.rl.data import make_data, reference_logprobs, sequence_kl
 from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.types import Completion, SamplingParams
 
+VLLM_IMPORTANCE_WEIGHT = 2.0
+"""Where trainer/sampler weights are truncated unless the recipe says so: TIS's C, https://fengyao.notion.site/off-policy-rl."""
+
 
 @dataclass(frozen=True)
 class Learner:
@@ -118,9 +121,10 @@ def update_policy(
 ) -> dict[str, float]:
     """One update on fresh completions, with the KL to `reference` in the loss where the algorithm has it there."""
     policy, temperature = learner.speaker.policy, params.temperature
-    # Fresh samples and one update: the ratio is 1, and no log-probability is computed twice.
+    algorithm = corrected(algorithm, learner.config)
+    # Fresh samples and one optimizer step: the ratio is 1, and no log-probability is computed twice.
     old = None
-    if algorithm.max_importance_weight is not None:
+    if algorithm.optimizer_steps > 1 and algorithm.max_importance_weight is not None:
         old = policy.logprobs(make_data(completions, [0.0] * len(completions)), temperature)
     elif algorithm.optimizer_steps > 1:
         old = [completion.logprobs for completion in completions]
@@ -128,6 +132,13 @@ def update_policy(
     data = make_data(completions, advantages, old_logprobs=old, reference_logprobs=in_loss)
     loss = loss_spec(algorithm, temperature, learner.config.kl_coefficient if in_loss else 0.0, params.max_tokens)
     return policy.update(data, loss, rate * learner.config.learning_rate, algorithm.optimizer_steps)
+
+
+def corrected(algorithm: AlgorithmConfig, config: ModelConfig) -> AlgorithmConfig:
+    """The algorithm for this model: what vLLM samples is weighted, since its kernels are not the trainer's."""
+    if config.sampler == "transformers" or algorithm.max_importance_weight is not None:
+        return algorithm
+    return algorithm.model_copy(update={"max_importance_weight": VLLM_IMPORTANCE_WEIGHT})
 
 
 def scheduled(algorithm: AlgorithmConfig, step: int, steps: int) -> float:
