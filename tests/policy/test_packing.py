@@ -19,6 +19,7 @@ from transformers import (
 
 import tiny_models
 from counterpoint.errors import DataError
+from counterpoint.policy import trainable
 from counterpoint.policy.critic import Critic
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.packing import GATHERED, of_like_length, pack, packed_attention, packed_batches
@@ -258,3 +259,20 @@ def test_a_decoder_with_convolutions_is_not_packed():
     """A new one's do so little that packed sequences look the same."""
     options = tiny_models.shape(304, {"layer_types": ["conv", "full_attention"], "initializer_range": 0.02})
     assert not Critic(Lfm2Model(Lfm2Config(**options)))._packs
+
+
+def test_an_update_packs_each_micro_batch_once_and_no_old_one_again(monkeypatch: pytest.MonkeyPatch):
+    packed: list[list[Datum]] = []
+
+    def counted(rows: list[Datum], device: torch.device):
+        packed.append(list(rows))
+        return pack(rows, device)
+
+    policy = LocalPolicy(tiny_models.model("llama"), tiny_models.tokenizer(), tokens_per_microbatch=60)
+    monkeypatch.setattr(trainable, "pack", counted)
+    first, second = groups_of(0), groups_of(1)
+    for data in (first, second, first):
+        packed.clear()
+        policy.update(data, LossSpec(), 1e-3)
+        assert sorted(id(row) for rows in packed for row in rows) == sorted(map(id, data))
+        assert len(packed) > 1

@@ -57,6 +57,7 @@ class TrainableModel:
         self.masters = [w if w.dtype == torch.float32 else w.detach().float().clone() for w in self.weights]
         self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay, fused=True) if self.masters else None
         self._packs = can_pack(self)
+        self._last_packed: tuple[Sequence[Row], Packed | None] = (), None
         self._rates: dict[bool, tuple[float, float]] = {}
         """`kept_rates`, packed and side by side, as far as they were asked for."""
         if self.weights:
@@ -71,7 +72,7 @@ class TrainableModel:
     def _states(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
         """What the model makes of the places that predict the rows' tokens [n, D], those tokens [n], where they stand [N, T]."""
         if self._packs_all(rows):
-            packed = pack(rows, self.model.device)
+            packed = self._pack(rows)
             return self._packed_states(packed), packed.targets_N, packed.mask
         batch = side_by_side(rows, self.model.device)
         return self._batch_states(batch), batch.targets(), batch.mask
@@ -85,6 +86,14 @@ class TrainableModel:
         inputs = {"input_ids": packed.ids_S[None], "position_ids": packed.positions_S[None], "packed": packed}
         with attending(self.model, NAME):
             return self._run(inputs)[0].index_select(0, packed.predicts_N)
+
+    def _pack(self, rows: Sequence[Row]) -> Packed:
+        """The rows in one, made once where the memory that they take was asked for before they are computed."""
+        before, packed = self._last_packed
+        if packed is None or len(before) != len(rows) or any(a is not b for a, b in zip(before, rows, strict=True)):
+            packed = pack(rows, self.model.device)
+            self._last_packed = tuple(rows), packed
+        return packed
 
     def _packs_all(self, rows: Sequence[Row]) -> bool:
         """Whether the rows go into the model packed: where a layer's window is shorter than one of them, they do not."""
@@ -103,8 +112,8 @@ class TrainableModel:
 
     def _kept_bytes(self, rows: Sequence[Row]) -> float:
         """What a forward pass over the rows keeps for its backward pass, from what it keeps of a few tokens."""
-        packed = self._packs_all(rows)
-        of_token, of_attention = self._rates_for(packed)
+        packed = self._pack(rows) if self._packs_all(rows) else None
+        of_token, of_attention = self._rates_for(packed is not None)
         tokens, attention = extent(rows, packed)
         return of_token * tokens + of_attention * attention
 
@@ -300,13 +309,11 @@ def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float]:
         return [Probe((2,) * prompt, (2,) * number) for number in tokens]
 
     def kept(rows: Sequence[Row]) -> tuple[int, int, int]:
+        made = pack(rows, device) if packed else None
         with keeping(model) as sizes:
-            if packed:
-                states = trainable._packed_states(pack(rows, device))
-            else:
-                states = trainable._batch_states(side_by_side(rows, device))
+            states = trainable._batch_states(side_by_side(rows, device)) if made is None else trainable._packed_states(made)
         del states  # held until all is counted
-        return sum(sizes.values()), *extent(rows, packed)
+        return sum(sizes.values()), *extent(rows, made)
 
     half, eighth = longest // 2, longest // 8
     if packed:
@@ -324,14 +331,13 @@ def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float]:
     return (few - of_attention * attention) / tokens, of_attention
 
 
-def extent(rows: Sequence[Row], packed: bool) -> tuple[int, int]:
+def extent(rows: Sequence[Row], packed: Packed | None) -> tuple[int, int]:
     """What a forward pass over the rows keeps grows with two numbers: with its tokens, and, for attention, with queries and keys
     that are gathered anew if it is packed, with pairs of tokens (matrices, masks) if not."""
-    if packed:
-        made = pack(rows, torch.device("cpu"))
-        read = [(bucket.queries_R_Q, bucket.keys_R_K) for bucket in made.buckets]
+    if packed is not None:
+        read = [(bucket.queries_R_Q, bucket.keys_R_K) for bucket in packed.buckets]
         gathered = sum(queries.numel() + (queries if keys is None else keys).numel() for queries, keys in read)
-        return len(made.ids_S), gathered - 2 * len(made.ids_S)
+        return len(packed.ids_S), gathered - 2 * len(packed.ids_S)
     longest = max(len(row.prompt) + len(row.tokens) for row in rows)
     return len(rows) * longest, len(rows) * longest**2
 
