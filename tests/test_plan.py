@@ -213,3 +213,17 @@ def test_what_vllm_takes_is_not_there_for_the_rest(model):
     assert just.fits
     assert "less 50% for vLLM: it fits." in format_plan(just, width=200)
     assert not dataclasses.replace(made, device_memory=2 * made.peak - 2).fits
+
+
+def test_a_share_that_cannot_hold_the_weights_does_not_fit(model):
+    made = plan(recipe(model, capable={"sampler": "vllm", "vllm_memory": 0.001}))
+    large = dataclasses.replace(made, device_memory=999 * made.models[0].weights)
+    assert large.peak < (1 - large.vllm_share) * 999 * made.models[0].weights
+    assert not large.fits
+    assert "too small for the weights of capable; raise its vllm_memory" in format_plan(large, width=400)
+    assert dataclasses.replace(made, device_memory=1001 * made.models[0].weights).fits
+
+
+def test_a_critic_takes_no_share_of_vllms(model):
+    values = {"policy": {"model": model, "sampler": "vllm"}, "critic": {}}
+    assert plan(DqoRecipe.model_validate(values)).vllm_share == 0.3

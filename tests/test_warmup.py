@@ -188,3 +188,17 @@ def test_a_role_that_the_recipe_does_not_have_is_named(tmp_path):
     run = Run.create(dqo_recipe_in(tmp_path, warmup={"role": "light"}), "warmup")
     with pytest.raises(ConfigError, match=r"warmup\.role is light, and the recipe has policy"):
         warmup_job(run, screens(True))
+
+
+class Loaded(Exception):
+    """Raised in place of a model."""
+
+
+def test_it_samples_nothing_so_it_starts_no_vllm(tmp_path, monkeypatch):
+    def load(config, instruction):
+        raise Loaded(config.sampler)
+
+    monkeypatch.setattr("counterpoint.jobs.speaker_of", load)
+    recipe = dqo_recipe_in(tmp_path, policy={"sampler": "vllm"}, warmup={"role": "policy"})
+    with pytest.raises(Loaded, match="transformers"):
+        warmup_job(Run.create(recipe, "warmup"), screens(True))

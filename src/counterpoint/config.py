@@ -87,7 +87,7 @@ class ModelConfig(Section):
     sampler: Literal["transformers", "vllm"] = Field(
         "transformers",
         description="What draws the samples of training. `vllm` is for a GPU and needs the extra `vllm`; it samples slightly "
-        "off-policy, see `algorithm.max_importance_weight`. Evaluation always samples with transformers.",
+        "off-policy, see `algorithm.max_importance_weight`. `counterpoint eval` always samples with transformers.",
     )
     vllm_memory: float = Field(
         0.3, description="The share of the GPU's memory that vLLM takes: its copy of the weights and its cache.", gt=0, lt=1
@@ -365,6 +365,16 @@ class DuetRecipe(Recipe):
             raise ValueError(
                 "reinforce_pp's baseline is the batch's, and duet.questions and duet.signals are 1: a batch of one has none; "
                 "use 2 or more of either"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_leaves_memory(self) -> Self:
+        shares = [model.vllm_memory for model in self.models.values() if model.sampler == "vllm"]
+        if sum(shares) >= 1:
+            raise ValueError(
+                f"vllm_memory of capable and light are {shares[0]:g} and {shares[1]:g}, shares of one GPU that also holds what "
+                "trains; lower them until their sum is well below 1"
             )
         return self
 

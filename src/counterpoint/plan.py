@@ -67,6 +67,8 @@ class ModelPlan:
     """In a step, at most."""
     sampling_flops: int
     training_flops: int
+    vllm_share: float = 0.0
+    """Of the GPU's memory, for vLLM's copy of the weights and its cache."""
 
     @property
     def resident(self) -> int:
@@ -86,8 +88,6 @@ class Plan:
     models: Sequence[ModelPlan]
     device_memory: int | None
     """Of the GPU; None where the run would not be on one."""
-    vllm_share: float = 0.0
-    """Of the GPU's memory, that vLLM takes before the rest."""
 
     @property
     def peak(self) -> int:
@@ -95,9 +95,22 @@ class Plan:
         return sum(model.resident for model in self.models) + max(model.passing for model in self.models)
 
     @property
+    def vllm_share(self) -> float:
+        """Of the GPU's memory, that vLLM takes before the rest."""
+        return sum(model.vllm_share for model in self.models)
+
+    @property
+    def too_large_for_vllm(self) -> list[ModelPlan]:
+        """Models whose weights alone are more than vLLM's share of the GPU."""
+        of = self.device_memory
+        return [] if of is None else [model for model in self.models if 0 < model.vllm_share * of < model.weights]
+
+    @property
     def fits(self) -> bool | None:
         """None where there is no GPU to compare with."""
-        return None if self.device_memory is None else self.peak <= (1 - self.vllm_share) * self.device_memory
+        if self.device_memory is None:
+            return None
+        return self.peak <= (1 - self.vllm_share) * self.device_memory and not self.too_large_for_vllm
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -111,8 +124,7 @@ def plan(recipe: Recipe) -> Plan:
     else:
         work = duet_workloads(of_kind(recipe, DuetRecipe))
     plans = tuple(plan_model(role, models[role], its_work) for role, its_work in work.items())
-    share = sum(model.vllm_memory for model in recipe.models.values() if model.sampler == "vllm")
-    return Plan(plans, gpu_memory([model.device for model in models.values()]), share)
+    return Plan(plans, gpu_memory([model.device for model in models.values()]))
 
 
 def dqo_workloads(recipe: DqoRecipe) -> dict[str, Workload]:
@@ -151,6 +163,7 @@ def plan_model(role: str, config: ModelConfig, work: Workload) -> ModelPlan:
         sampled = flops.forward_flops(shape, work.prompt_tokens + work.output_tokens, logit_tokens=0) * work.rows
     sampled += int(flops.completion_flops(shape, PROMPT_TOKENS, work.output_tokens, work.samples) * work.alone)
     held = config.train and config.kl_coefficient > 0
+    by_vllm = work.writes and config.sampler == "vllm"
     reading = flops.forward_flops(shape, work.prompt_tokens + work.output_tokens, logit_tokens=work.output_tokens)
     learning = flops.training_flops(shape, work.prompt_tokens, work.output_tokens) + (reading if held else 0)
     return ModelPlan(
@@ -162,12 +175,13 @@ def plan_model(role: str, config: ModelConfig, work: Workload) -> ModelPlan:
         optimizer=flops.optimizer_bytes(trained, "float32" if adapters else config.dtype),
         reference=flops.weight_bytes(shape.parameters, config.dtype) if held and not config.lora else 0,
         gradients=flops.gradient_bytes(trained),
-        cache=cache_bytes(shape, config, work) if work.writes and config.sampler == "transformers" else 0,
+        cache=cache_bytes(shape, config, work) if work.writes and not by_vllm else 0,
         activations=learning_bytes(shape, config, work) if config.train else 0,
         prompt_tokens=work.prompt_tokens,
         sampled_tokens=int((work.rows + work.alone * work.samples) * work.output_tokens) if work.writes else 0,
         sampling_flops=sampled,
         training_flops=learning * work.rows if config.train else 0,
+        vllm_share=config.vllm_memory if by_vllm else 0.0,
     )
 
 
@@ -256,10 +270,13 @@ def verdict(plan: Plan) -> str:
     of = f"of the GPU's {size(plan.device_memory)}" + (f" less {plan.vllm_share:.0%} for vLLM" if plan.vllm_share else "")
     if plan.fits:
         return f"{peak} {of}: it fits."
+    if plan.too_large_for_vllm:
+        names = " and ".join(model.role for model in plan.too_large_for_vllm)
+        return f"{peak} {of}: it does not fit. vLLM's share is too small for the weights of {names}; raise its vllm_memory."
     return (
         f"{peak} {of}: it does not fit. Lower tokens_per_rollout (cache) or tokens_per_microbatch (activations), or set dtype = "
         '"bfloat16" or a lora table. Where only activations are too many, layers are computed again in the backward pass, which '
-        "takes an update up to a third longer."
+        "takes an update up to a third longer." + (" vLLM's share is vllm_memory." if plan.vllm_share else "")
     )
 
 

@@ -217,6 +217,12 @@ def test_the_estimate_is_what_is_kept(kind: str, dtype: torch.dtype, seed: int) 
     check_estimate(model, groups_of(seed))
 
 
+def test_the_estimate_counts_logits_where_the_head_is_not_plain() -> None:
+    model = policy("gemma2", vocab_size=5000)
+    assert not model._head_is_plain
+    check_estimate(model, groups_of(0))
+
+
 @pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_estimate_is_what_is_kept_with_adapters(dtype: torch.dtype, packs: bool) -> None:
@@ -228,9 +234,9 @@ def test_the_estimate_is_what_is_kept_with_adapters(dtype: torch.dtype, packs: b
 def check_estimate(model: LocalPolicy, rows: list[Datum]) -> None:
     model.model.train()
     with keeping(model.model) as kept:
-        states = model._states(rows)
+        logprobs = model._forward(rows, 1.0)
     assert model._kept_bytes(rows) == pytest.approx(sum(kept.values()), rel=0.1)
-    del states
+    del logprobs
 
 
 @torch.no_grad()

@@ -102,6 +102,13 @@ def test_the_entropy_shaper_does_not_go_with_it(tmp_path, make):
         make(tmp_path, diversity={"shaper": "entropy"}, **{role: {"sampler": "vllm"}})
 
 
+def test_two_shares_of_a_gpu_leave_some_of_it(tmp_path):
+    models = {role: {"sampler": "vllm", "vllm_memory": 0.5} for role in ("capable", "light")}
+    with pytest.raises(ValidationError, match=r"are 0\.5 and 0\.5, shares of one GPU .* lower them until their sum"):
+        recipe_in(tmp_path, **models)
+    recipe_in(tmp_path, **models | {"light": {"vllm_memory": 0.5}})
+
+
 def test_what_it_samples_is_weighted_unless_the_recipe_says_how():
     algorithm = AlgorithmConfig()
     by_vllm, by_transformers = (ModelConfig(model="none", sampler=sampler) for sampler in ("vllm", "transformers"))
@@ -125,3 +132,9 @@ def test_a_model_that_is_measured_is_sampled_by_transformers():
 def test_nothing_imports_vllm_until_it_samples():
     script = "import sys, counterpoint.jobs; sys.exit('vllm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_completion_that_was_broken_off_is_not_learned_from(saved, vllm):
+    drawn = SimpleNamespace(token_ids=(5,), finish_reason="abort", stop_reason=None, logprobs=SimpleNamespace(logprobs=(-1.0,)))
+    with pytest.raises(ModelError, match="ended a completion of .*tiny for another reason than its end: abort"):
+        loaded(saved).sampler._completion(PROMPT, drawn, SamplingParams(4))

@@ -119,6 +119,12 @@ def test_old_log_probabilities_are_given_only_where_they_are_needed(tmp_path):
         assert policy.seen[0][0].old_logprobs == expected
 
 
+def test_what_vllm_sampled_is_weighted_in_the_loss(tmp_path):
+    for sampler, weight in (("transformers", None), ("vllm", 2)):
+        _, policy = learned(tmp_path, [[0.0, 1.0]], sampler=sampler)
+        assert policy.losses[0].max_importance_weight == weight
+
+
 def test_the_recipe_names_the_loss(tmp_path):
     algorithm = recipe_in(
         tmp_path,

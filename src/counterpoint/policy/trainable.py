@@ -58,7 +58,7 @@ class TrainableModel:
         self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay, fused=True) if self.masters else None
         self._packs = can_pack(self)
         self._last_packed: tuple[Sequence[Row], Packed | None] = (), None
-        self._rates: dict[bool, tuple[float, float]] = {}
+        self._rates: dict[bool, tuple[float, float, int]] = {}
         """`kept_rates`, packed and side by side, as far as they were asked for."""
         if self.weights:
             self._rates_for(self._packs)  # now, not within an update
@@ -113,11 +113,11 @@ class TrainableModel:
     def _kept_bytes(self, rows: Sequence[Row]) -> float:
         """What a forward pass over the rows keeps for its backward pass, from what it keeps of a few tokens."""
         packed = self._pack(rows) if self._packs_all(rows) else None
-        of_token, of_attention = self._rates_for(packed is not None)
+        of_token, of_attention, of_state = self._rates_for(packed is not None)
         tokens, attention = extent(rows, packed)
-        return of_token * tokens + of_attention * attention
+        return of_token * tokens + of_attention * attention + of_state * sum(len(row.tokens) for row in rows)
 
-    def _rates_for(self, packed: bool) -> tuple[float, float]:
+    def _rates_for(self, packed: bool) -> tuple[float, float, int]:
         if packed not in self._rates:
             self._rates[packed] = kept_rates(self, packed)
         return self._rates[packed]
@@ -300,18 +300,23 @@ def can_pack(trainable: TrainableModel) -> bool:
 
 
 @torch.enable_grad()
-def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float]:
-    """Bytes that a forward pass in training keeps of each token, and of each unit of attention; see `extent`. Measured."""
+def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float, int]:
+    """Bytes that a forward pass in training keeps of each token, and of each unit of attention, see `extent`; measured. And what
+    the loss keeps of each token that is learned from: its state, which is a row of logits where the head is not plain."""
     model, device, training = trainable.model, trainable.model.device, trainable.model.training
     longest = min(32, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 32)
 
     def probe(prompt: int, *tokens: int) -> list[Probe]:
         return [Probe((2,) * prompt, (2,) * number) for number in tokens]
 
+    of_state = 0
+
     def kept(rows: Sequence[Row]) -> tuple[int, int, int]:
+        nonlocal of_state
         made = pack(rows, device) if packed else None
         with keeping(model) as sizes:
             states = trainable._batch_states(side_by_side(rows, device)) if made is None else trainable._packed_states(made)
+        of_state = states.shape[-1] * states.element_size()
         del states  # held until all is counted
         return sum(sizes.values()), *extent(rows, made)
 
@@ -328,7 +333,7 @@ def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float]:
     finally:
         model.train(training)
     of_attention = (more * tokens - few * more_tokens) / (more_attention * tokens - attention * more_tokens)
-    return (few - of_attention * attention) / tokens, of_attention
+    return (few - of_attention * attention) / tokens, of_attention, of_state
 
 
 def extent(rows: Sequence[Row], packed: Packed | None) -> tuple[int, int]:

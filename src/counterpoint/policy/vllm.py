@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # threads are the trainer's too
 }
 """What vLLM is told unless the user has set it."""
-PROBE = (tuple(range(2, 6)), 8)
+PROBE = (tuple(range(2, 6)), 16)
 """A prompt, and the tokens after it, on which vLLM must agree with the policy."""
 MOST_DIFFERENCE = 0.2
 """Nats a token, on average: far above the rounding of bfloat16, far below what a missing weight makes."""
@@ -129,7 +129,7 @@ class VllmSampler:
     def _check_agreement(self) -> None:
         """Raise `ModelError` if vLLM makes something else of the weights than the policy does."""
         prompt, tokens = PROBE
-        [[completion]] = self._sample([prompt], 1, SamplingParams(tokens, temperature=0), seed=0)
+        [[completion]] = self._sample([prompt], 1, SamplingParams(tokens), seed=0)
         [expected] = self.policy.logprobs(make_data([completion], [0.0]))
         difference = float((torch.tensor(expected) - torch.tensor(completion.logprobs)).abs().mean())
         if not difference <= MOST_DIFFERENCE:
@@ -172,6 +172,8 @@ class VllmSampler:
     def _completion(self, prompt: Sequence[int], drawn: Any, params: SamplingParams) -> Completion:
         tokens = tuple(drawn.token_ids)
         text = self.policy.decode(tokens)
+        if drawn.finish_reason not in ("stop", "length"):
+            raise ModelError(f"vLLM ended a completion of {self.name} for another reason than its end: {drawn.finish_reason}")
         stop: StopReason = "length"
         if drawn.finish_reason == "stop":
             stop = "stop" if isinstance(drawn.stop_reason, str) else "end"
