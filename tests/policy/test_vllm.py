@@ -136,5 +136,5 @@ def test_nothing_imports_vllm_until_it_samples():
 
 def test_a_completion_that_was_broken_off_is_not_learned_from(saved, vllm):
     drawn = SimpleNamespace(token_ids=(5,), finish_reason="abort", stop_reason=None, logprobs=SimpleNamespace(logprobs=(-1.0,)))
-    with pytest.raises(ModelError, match="ended a completion of .*tiny for another reason than its end: abort"):
+    with pytest.raises(ModelError, match=r"ended a completion of .*tiny for another reason than its end: abort"):
         loaded(saved).sampler._completion(PROMPT, drawn, SamplingParams(4))
