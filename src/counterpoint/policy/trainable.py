@@ -57,7 +57,7 @@ class TrainableModel:
         self.masters = [w if w.dtype == torch.float32 else w.detach().float().clone() for w in self.weights]
         self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay, fused=True) if self.masters else None
         self._packs = can_pack(self)
-        self._last_packed: tuple[Sequence[Row], Packed | None] = (), None
+        self._asked_for: tuple[Sequence[Row], Packed | None] = (), None
         self._rates: dict[bool, tuple[float, float, int]] = {}
         """`kept_rates`, packed and side by side, as far as they were asked for."""
         if self.weights:
@@ -88,12 +88,10 @@ class TrainableModel:
             return self._run(inputs)[0].index_select(0, packed.predicts_N)
 
     def _pack(self, rows: Sequence[Row]) -> Packed:
-        """The rows in one, made once where the memory that they take was asked for before they are computed."""
-        before, packed = self._last_packed
-        if packed is None or len(before) != len(rows) or any(a is not b for a, b in zip(before, rows, strict=True)):
-            packed = pack(rows, self.model.device)
-            self._last_packed = tuple(rows), packed
-        return packed
+        """The rows in one: made already, and given out once, where the memory that they take was asked for first."""
+        (before, packed), self._asked_for = self._asked_for, ((), None)
+        same = len(before) == len(rows) and all(a is b for a, b in zip(before, rows, strict=True))
+        return packed if packed is not None and same else pack(rows, self.model.device)
 
     def _packs_all(self, rows: Sequence[Row]) -> bool:
         """Whether the rows go into the model packed: where a layer's window is shorter than one of them, they do not."""
@@ -112,7 +110,8 @@ class TrainableModel:
 
     def _kept_bytes(self, rows: Sequence[Row]) -> float:
         """What a forward pass over the rows keeps for its backward pass, from what it keeps of a few tokens."""
-        packed = self._pack(rows) if self._packs_all(rows) else None
+        packed = pack(rows, self.model.device) if self._packs_all(rows) else None
+        self._asked_for = tuple(rows), packed
         of_token, of_attention, of_state = self._rates_for(packed is not None)
         tokens, attention = extent(rows, packed)
         return of_token * tokens + of_attention * attention + of_state * sum(len(row.tokens) for row in rows)
