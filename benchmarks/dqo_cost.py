@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterpoint.config import DqoRecipe
 from counterpoint.dqo.shape import Diversity, alpha_controller, load_diversity
 from counterpoint.dqo.train import dqo_step
 from counterpoint.jobs import learner_of, task_of
+from counterpoint.recipe import DqoRecipe
 from counterpoint.rl.learn import Learner
 from counterpoint.rl.state import State
 from counterpoint.rl.types import Question

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from counterpoint.config import DuetRecipe, of_kind
 from counterpoint.config_files import load_recipe
 from counterpoint.duet.start import start_state
 from counterpoint.duet.train import duet_step
 from counterpoint.jobs import learner_of, task_of
+from counterpoint.recipe import DuetRecipe, of_kind
 from counterpoint.rl.data import question_batch
 
 STEPS = 15

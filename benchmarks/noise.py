@@ -38,13 +38,13 @@ from typing import Any
 
 import torch
 
-from counterpoint.config import DqoRecipe
 from counterpoint.dqo.embed import Part
 from counterpoint.dqo.shape import alpha_controller, load_diversity
 from counterpoint.dqo.train import dqo_step
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker, respond
 from counterpoint.policy.tiny import learn_tokenizer, new_model
+from counterpoint.recipe import DqoRecipe
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.learn import Learner
 from counterpoint.rl.state import State

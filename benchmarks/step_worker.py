@@ -58,10 +58,10 @@ def by_vllm(device: str) -> bool:
 
 def ours(shape: Shape, folder: Path, device: str) -> Iterator[dict[str, Any]]:
     """`dqo_step` without a diversity term, as `counterpoint dqo` takes it."""
-    from counterpoint.config import DqoRecipe
     from counterpoint.dqo.shape import alpha_controller, load_diversity
     from counterpoint.dqo.train import dqo_step
     from counterpoint.jobs import learner_of
+    from counterpoint.recipe import DqoRecipe
     from counterpoint.rl.state import State
     from counterpoint.rl.types import Question
     from counterpoint.tasks.base import Task

@@ -5,11 +5,11 @@ from functools import cache
 import pytest
 import torch
 
-from counterpoint.config import DuetRecipe
 from counterpoint.duet.train import train
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.policy.tiny import learn_tokenizer, new_model
+from counterpoint.recipe import DuetRecipe
 from counterpoint.rl.learn import Learner
 from counterpoint.rl.types import Question
 from counterpoint.run import Run, read_metrics

@@ -2,10 +2,10 @@
 
 import pytest
 
-from counterpoint.config import DqoRecipe
 from counterpoint.dqo.shape import load_diversity
 from counterpoint.dqo.train import train
 from counterpoint.policy.critic import Critic
+from counterpoint.recipe import DqoRecipe
 from counterpoint.run import Run, read_metrics
 from pairs import learner, tiny_policy, toy_task, without_times
 

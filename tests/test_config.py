@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from counterpoint import toml
-from counterpoint.config import DqoRecipe, DuetRecipe, of_kind
 from counterpoint.config_docs import configuration_markdown, type_text
 from counterpoint.config_files import load_recipe, shipped_recipes, validate
 from counterpoint.errors import ConfigError
 from counterpoint.policy.load import BUILTIN
+from counterpoint.recipe import DqoRecipe, DuetRecipe, of_kind
 
 SHIPPED = sorted(shipped_recipes().glob("*.toml"))
 BATCH = {"algorithm": {"advantage": "reinforce_pp"}}

@@ -6,8 +6,8 @@ import types
 
 import pytest
 
-from counterpoint.config import DuetRecipe
 from counterpoint.errors import ConfigError
+from counterpoint.recipe import DuetRecipe
 from counterpoint.run import Run
 from fakes import FakePolicy
 

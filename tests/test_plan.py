@@ -8,10 +8,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
 from counterpoint import flops
 from counterpoint import plan as plan_module
-from counterpoint.config import DqoRecipe, DuetRecipe
 from counterpoint.errors import ModelError
 from counterpoint.plan import PROMPT_TOKENS, Plan, format_plan, gpu_memory, plan
 from counterpoint.policy.tiny import learn_tokenizer, new_model
+from counterpoint.recipe import DqoRecipe, DuetRecipe
 
 DUET = {"questions": 4, "signals": 3, "answers": 2, "max_signal_tokens": 20, "max_answer_tokens": 5, "unaided_every": 2}
 CONFIG = Qwen3Config(

@@ -12,8 +12,8 @@ import pytest
 
 from counterpoint import files
 from counterpoint import run as run_module
-from counterpoint.config import DuetRecipe
 from counterpoint.errors import ConfigError, RunError, TrainingError
+from counterpoint.recipe import DuetRecipe
 from counterpoint.run import Run, read_metrics
 from fakes import FakePolicy
 

@@ -122,8 +122,8 @@ def quickstart(options: argparse.Namespace) -> None:
 
 
 def duet(options: argparse.Namespace) -> None:
-    from counterpoint.config import DuetRecipe, of_kind
     from counterpoint.config_files import load_recipe
+    from counterpoint.recipe import DuetRecipe, of_kind
 
     recipe = of_kind(load_recipe(options.recipe, options.set), DuetRecipe)  # before torch is imported: a typo is answered at once
     from counterpoint import jobs
@@ -136,8 +136,8 @@ def duet(options: argparse.Namespace) -> None:
 
 
 def dqo(options: argparse.Namespace) -> None:
-    from counterpoint.config import DqoRecipe, of_kind
     from counterpoint.config_files import load_recipe
+    from counterpoint.recipe import DqoRecipe, of_kind
 
     recipe = of_kind(load_recipe(options.recipe, options.set), DqoRecipe)
     from counterpoint import jobs

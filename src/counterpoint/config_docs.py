@@ -12,14 +12,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from counterpoint.config import DqoRecipe, DuetRecipe, Section
+from counterpoint.config import Section
 from counterpoint.config_files import section_type
 from counterpoint.gateway.config import GatewayConfig
+from counterpoint.recipe import DqoRecipe, DuetRecipe
 from counterpoint.toml import value_text
 
 INTRODUCTION = """# Configuration
 
-<!-- Made by `python -m counterpoint.config_docs`: change the descriptions in config.py, not this file. -->
+<!-- Made by `python -m counterpoint.config_docs`: change the descriptions in config.py and recipe.py, not this file. -->
 
 A run is a recipe: a TOML file with the tables below. A name that is not among them is an error. Any setting can be given on the
 command line: `--set duet.signals=8`. A recipe for `counterpoint duet` must name two models, in the tables `capable` and `light`;

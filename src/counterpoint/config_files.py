@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from counterpoint.config import DqoRecipe, DuetRecipe, Recipe, Section
+from counterpoint.config import Section
 from counterpoint.errors import ConfigError
+from counterpoint.recipe import DqoRecipe, DuetRecipe, Recipe
 
 AnySection = TypeVar("AnySection", bound=Section)
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from counterpoint.config import DqoRecipe, DuetRecipe, ModelConfig, Recipe, WarmupConfig, of_kind
+from counterpoint.config import ModelConfig, WarmupConfig
 from counterpoint.dqo.shape import load_diversity
 from counterpoint.dqo.train import train as train_dqo
 from counterpoint.duet.alone import alone_step
@@ -17,6 +17,7 @@ from counterpoint.policy.load import load_policy
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.policy.tiny import learn_tokenizer, new_model
+from counterpoint.recipe import DqoRecipe, DuetRecipe, Recipe, of_kind
 from counterpoint.rl.learn import Learner
 from counterpoint.rl.loop import Observer
 from counterpoint.rl.state import State

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint import toml
-from counterpoint.config import ControlConfig, CriticConfig, DiversityConfig, DqoRecipe, DuetRecipe, ModelConfig, Recipe
+from counterpoint.config import ControlConfig, CriticConfig, DiversityConfig, ModelConfig
+from counterpoint.recipe import DqoRecipe, DuetRecipe, Recipe
 
 PARTNERS = {"capable": "light", "light": "capable"}
 ROLES = {

@@ -11,11 +11,12 @@ from rich.text import Text
 from transformers import AutoConfig, PreTrainedConfig
 
 from counterpoint import flops
-from counterpoint.config import DqoRecipe, DuetRecipe, ModelConfig, Recipe, of_kind
+from counterpoint.config import ModelConfig
 from counterpoint.errors import ModelError
 from counterpoint.flops import ModelShape
 from counterpoint.policy.load import pick_device, resolve_model, with_adapters
 from counterpoint.policy.logprobs import slice_width
+from counterpoint.recipe import DqoRecipe, DuetRecipe, Recipe, of_kind
 
 PROMPT_TOKENS = 256
 """Assumed of every question with its template; nothing is downloaded to count them."""

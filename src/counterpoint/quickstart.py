@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from counterpoint import jobs
-from counterpoint.config import AnyRecipe, DqoRecipe, DuetRecipe, Recipe, of_kind
 from counterpoint.config_files import load_recipe
 from counterpoint.errors import ConfigError
 from counterpoint.evaluate.command import evaluate
 from counterpoint.evaluate.run import EVALUATION
+from counterpoint.recipe import AnyRecipe, DqoRecipe, DuetRecipe, Recipe, of_kind
 from counterpoint.report.command import report
 from counterpoint.report.page import library
 from counterpoint.run import CONFIG, Run

@@ -30,7 +30,6 @@ from typing import Any, Literal, Self
 from filelock import FileLock, Timeout
 
 from counterpoint import toml
-from counterpoint.config import Recipe
 from counterpoint.config_files import load_recipe
 from counterpoint.errors import CounterpointError, RunError
 from counterpoint.files import (
@@ -50,6 +49,7 @@ from counterpoint.files import (
 from counterpoint.loggers import LOGGERS, Logger, check_loggers
 from counterpoint.model_card import model_card
 from counterpoint.policy.base import Policy, Saved
+from counterpoint.recipe import Recipe
 
 CONFIG, INFO, STATUS, SUMMARY = "config.toml", "run.json", "status.json", "summary.json"
 METRICS, SAMPLES, PROBES, STATE = "metrics.jsonl", "samples.jsonl", "probes.jsonl", "state.json"

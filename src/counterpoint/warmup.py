@@ -8,9 +8,10 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from counterpoint.config import Recipe, WarmupConfig
+from counterpoint.config import WarmupConfig
 from counterpoint.errors import DataError
 from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker
+from counterpoint.recipe import Recipe
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.losses import LossSpec
 from counterpoint.rl.state import check_finite

@@ -12,13 +12,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from counterpoint.config import DuetRecipe, ModelConfig
+from counterpoint.config import ModelConfig
 from counterpoint.duet.train import train
 from counterpoint.evaluate.run import Speakers, evaluate_pair
 from counterpoint.jobs import learner_of, speaker_of, task_of
 from counterpoint.policy.load import load_policy
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import SIGNAL_CLOSE, SIGNAL_OPEN, Speaker
+from counterpoint.recipe import DuetRecipe
 from counterpoint.rl.types import Datum, Question, SamplingParams
 from counterpoint.run import Run, read_metrics
 from counterpoint.tasks.base import Task

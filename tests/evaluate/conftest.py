@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from counterpoint.config import DuetRecipe
 from counterpoint.config_files import validate
 from counterpoint.policy.local import LocalPolicy
 from counterpoint.policy.prompting import Renderer, Speaker
 from counterpoint.policy.tiny import learn_tokenizer, new_model
+from counterpoint.recipe import DuetRecipe
 from counterpoint.rl.types import Completion, Question, SamplingParams
 from counterpoint.tasks.base import Task
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from counterpoint import jobs
 from counterpoint.cli import screens
-from counterpoint.config import DqoRecipe, of_kind
 from counterpoint.config_files import load_recipe
 from counterpoint.errors import GraderError
 from counterpoint.quickstart import quickstart
+from counterpoint.recipe import DqoRecipe, of_kind
 from counterpoint.run import Run
 
 STEPS = 4

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterpoint.config import DqoRecipe, of_kind
 from counterpoint.dqo.shape import Diversity, alpha_controller
 from counterpoint.errors import ConfigError
 from counterpoint.policy.base import Saved
 from counterpoint.policy.critic import Critic
 from counterpoint.policy.prompting import respond
+from counterpoint.recipe import DqoRecipe, of_kind
 from counterpoint.rl.clock import Clock
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from counterpoint.config import DuetRecipe
 from counterpoint.duet import reward
 from counterpoint.duet.infer import answer_alone
 from counterpoint.duet.train import sample_rows
+from counterpoint.recipe import DuetRecipe
 from counterpoint.rl.clock import Clock
 from counterpoint.rl.data import seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled

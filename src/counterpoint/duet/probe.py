@@ -3,9 +3,9 @@
 from itertools import islice
 from typing import Any
 
-from counterpoint.config import DuetRecipe
 from counterpoint.duet.infer import write_answers, write_signals
 from counterpoint.policy.prompting import Speaker, answer_of
+from counterpoint.recipe import DuetRecipe
 from counterpoint.rl.data import seed_for
 from counterpoint.rl.types import Question, SamplingParams
 from counterpoint.tasks.base import Task

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from counterpoint.config import ControlConfig, DuetRecipe
+from counterpoint.config import ControlConfig
 from counterpoint.duet.infer import answer_alone
 from counterpoint.errors import TrainingError
 from counterpoint.policy.prompting import Speaker
+from counterpoint.recipe import DuetRecipe
 from counterpoint.rl import control
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.scoring import score

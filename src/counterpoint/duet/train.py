@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from counterpoint.config import DuetRecipe, of_kind
 from counterpoint.dqo.shape import Diversity, alpha_controller
 from counterpoint.duet import reward
 from counterpoint.duet.infer import write_answers, write_signals
 from counterpoint.duet.probe import probe
 from counterpoint.duet.start import check_room, start_state
 from counterpoint.errors import ConfigError, TrainingError
+from counterpoint.recipe import DuetRecipe, of_kind
 from counterpoint.rl.clock import Clock
 from counterpoint.rl.data import question_batch, seed_for
 from counterpoint.rl.learn import Learner, learn, scheduled

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import fmean
 
-from counterpoint.config import Recipe
 from counterpoint.duet.infer import answer_alone, write_answers, write_signals
 from counterpoint.policy.prompting import SIGNAL_CLOSE, Speaker, answer_of, respond
+from counterpoint.recipe import Recipe
 from counterpoint.rl.data import make_data, seed_for
 from counterpoint.rl.types import Completion, Question, SamplingParams, StopReason
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from counterpoint.config import DqoRecipe, DuetRecipe, ModelConfig, Recipe, of_kind
+from counterpoint.config import ModelConfig
 from counterpoint.config_files import apply_override, load_recipe, validate
 from counterpoint.dqo.embed import load_embedder, policy_states
 from counterpoint.errors import ConfigError, RunError
@@ -34,6 +34,7 @@ from counterpoint.evaluate.show import print_diversity, print_table
 from counterpoint.flops import shape_of
 from counterpoint.jobs import alone_recipe, speaker_of, task_of
 from counterpoint.policy.prompting import Speaker
+from counterpoint.recipe import DqoRecipe, DuetRecipe, Recipe, of_kind
 from counterpoint.run import CONFIG, Run, read_metrics
 
 NOT_OF_THE_RESULT = frozenset(

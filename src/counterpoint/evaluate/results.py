@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from counterpoint.config import PriceConfig, Recipe
+from counterpoint.config import PriceConfig
 from counterpoint.dqo.embed import Embedder
 from counterpoint.errors import RunError
 from counterpoint.evaluate.auto import Auto
@@ -20,6 +20,7 @@ from counterpoint.evaluate.diversity import diversity_measures
 from counterpoint.evaluate.metrics import Estimate, difference_of, estimate_of, pass_at_k_Q
 from counterpoint.files import json_text
 from counterpoint.flops import ModelShape, completion_flops
+from counterpoint.recipe import Recipe
 from counterpoint.tasks.answers import Extractor
 
 

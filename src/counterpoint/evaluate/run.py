@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from counterpoint.config import DqoRecipe, DuetRecipe, Recipe
 from counterpoint.errors import DataError, GraderError
 from counterpoint.evaluate.auto import Auto, BothWays, set_threshold
 from counterpoint.evaluate.baselines import (
@@ -26,6 +25,7 @@ from counterpoint.evaluate.baselines import (
 from counterpoint.evaluate.results import Evaluation, Measured, Measures, TrainedBy, summarise, token_counts
 from counterpoint.files import write_text
 from counterpoint.policy.prompting import Speaker
+from counterpoint.recipe import DqoRecipe, DuetRecipe, Recipe
 from counterpoint.rl.types import Question
 from counterpoint.tasks.base import Task
 from counterpoint.tasks.graders import extractor_of, grade_all

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from counterpoint.config import DuetRecipe, of_kind
 from counterpoint.config_files import apply_override, read_toml, validate_as
 from counterpoint.errors import ConfigError, RunError
 from counterpoint.gateway.config import LOOPBACK, GatewayConfig, UpstreamConfig
 from counterpoint.gateway.types import Role, Upstream
+from counterpoint.recipe import DuetRecipe, of_kind
 
 QUICKSTART = Path("runs/quickstart-duet")
 
