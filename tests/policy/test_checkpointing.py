@@ -302,3 +302,10 @@ def test_a_gpu_has_what_the_driver_leaves_and_what_is_reserved_and_unused(monkey
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 40)
     assert free_memory(torch.device("cuda")) == 130
     assert free_memory(torch.device("mps")) is None
+
+
+def test_a_model_of_few_tokens_loads_and_learns_without_an_estimate() -> None:
+    policy = LocalPolicy(tiny_models.model("llama", max_position_embeddings=8), tiny_models.tokenizer())
+    metrics = policy.update([Datum((20, 21), (22, 23), (1.0, 1.0), (-1.0, -1.0))], LossSpec(), 1e-3)
+    assert metrics["grad_norm"] > 0
+    assert "checkpointed_microbatches" not in metrics

@@ -303,7 +303,9 @@ def kept_rates(trainable: TrainableModel, packed: bool) -> tuple[float, float, i
     """Bytes that a forward pass in training keeps of each token, and of each unit of attention, see `extent`; measured. And what
     the loss keeps of each token that is learned from: its state, which is a row of logits where the head is not plain."""
     model, device, training = trainable.model, trainable.model.device, trainable.model.training
-    longest = min(32, getattr(model.config.get_text_config(), "max_position_embeddings", None) or 32)
+    longest = 32
+    if (getattr(model.config.get_text_config(), "max_position_embeddings", None) or longest) < longest:
+        return 0.0, 0.0, 0  # what so few tokens take needs no estimate
 
     def probe(prompt: int, *tokens: int) -> list[Probe]:
         return [Probe((2,) * prompt, (2,) * number) for number in tokens]
