@@ -81,7 +81,7 @@ def test_a_kl_term_holds_a_second_copy(model):
 
 
 def test_adapters_train_alone(model):
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="adapters are peft's, which is not installed")
     lora = {"lora": {"rank": 4, "targets": ["q_proj"]}, "dtype": "bfloat16", "kl_coefficient": 0.001}
     capable = plan(recipe(model, capable=lora)).models[0]
     adapters = 2 * 4 * (32 + 32)  # layers · rank · (inputs + outputs)

@@ -173,7 +173,10 @@ class VllmSampler:
         tokens = tuple(drawn.token_ids)
         text = self.policy.decode(tokens)
         if drawn.finish_reason not in ("stop", "length"):
-            raise ModelError(f"vLLM ended a completion of {self.name} for another reason than its end: {drawn.finish_reason}")
+            raise ModelError(
+                f"vLLM ended a completion of {self.name} for another reason than its end: {drawn.finish_reason}; resume the run, "
+                f"and if it comes again, {OTHERWISE}"
+            )
         stop: StopReason = "length"
         if drawn.finish_reason == "stop":
             stop = "stop" if isinstance(drawn.stop_reason, str) else "end"
